@@ -1,0 +1,184 @@
+"""Reading an experiment: one flat YAML and dot-list overrides become frozen components.
+
+A component is a frozen dataclass that is its own schema, so what can be set is what stands in it.
+The only module that imports omegaconf.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from fedmeta.data import DATASETS
+from fedmeta.data.federation import Dataset
+from fedmeta.errors import ConfigError
+from fedmeta.learners import LEARNERS, Learner
+from fedmeta.models import MODELS, Model
+from fedmeta.settings import (
+    CohortSettings,
+    EngineSettings,
+    EvaluationSettings,
+    TrackingSettings,
+)
+
+Table = Mapping[str, type[Any]]
+Component = TypeVar("Component")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All of an experiment. ``sections`` is the plain mapping that rebuilds it, defaults included."""
+
+    name: str
+    seed: int
+    rounds: int
+    data: Dataset
+    model: Model
+    learner: Learner
+    strategy: Any
+    """A component where the reader knows the strategies (a server), else a plain mapping (a client)."""
+    cohort: CohortSettings
+    engine: EngineSettings
+    evaluation: EvaluationSettings
+    tracking: TrackingSettings
+    sections: dict[str, Any]
+
+    def to_yaml(self) -> str:
+        """The resolved config as text."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.sections))
+
+
+def load(path: Path, overrides: Sequence[str] = (), strategies: Table | None = None) -> Experiment:
+    """The experiment in a YAML file, with ``key.sub=value`` overrides applied last."""
+    try:
+        text = path.read_text()
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot read the config ({e.strerror or e})") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"{path}: is not a text file ({e})") from e
+    return parse(text, overrides, strategies, str(path))
+
+
+def parse(
+    text: str,
+    overrides: Sequence[str] = (),
+    strategies: Table | None = None,
+    source: str = "config",
+) -> Experiment:
+    """The experiment in a YAML text."""
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not key or not equals or value == "???":  # OmegaConf drops a missing value in silence
+            raise ConfigError(f"an override must be key=value, got {override!r}")
+    try:
+        written = OmegaConf.create(text)
+        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
+        sections = OmegaConf.to_container(merged, resolve=True)
+    except (YAMLError, OmegaConfBaseException, AssertionError) as e:
+        raise ConfigError(f"{source}: {_one_line(e)}") from e
+    if not isinstance(sections, dict):
+        raise ConfigError(f"{source}: expected sections such as learner:, got {_one_line(text)!r}")
+    return build({str(key): value for key, value in sections.items()}, strategies)
+
+
+def build(sections: dict[str, Any], strategies: Table | None = None) -> Experiment:
+    """The experiment of a plain mapping."""
+    named: dict[str, Table | None] = {
+        "data": DATASETS, "model": MODELS, "learner": LEARNERS, "strategy": strategies,
+    }  # fmt: skip
+    plain: Table = {
+        "cohort": CohortSettings, "engine": EngineSettings,
+        "evaluation": EvaluationSettings, "tracking": TrackingSettings,
+    }  # fmt: skip
+    _known(sections, ["name", "seed", "rounds", *named, *plain], "")
+    head = _fill(_Head, {k: v for k, v in sections.items() if k in _HEAD_KEYS}, "")
+    parts: dict[str, Any] = {}
+    built: dict[str, Any] = asdict(head)
+    for key, table in named.items():
+        section = _section(sections, key)
+        parts[key] = section if table is None else choose(table, section, key)
+        name = {"name": section.get("name")}
+        built[key] = section if table is None else name | asdict(parts[key])
+    for key, kind in plain.items():
+        parts[key] = _fill(kind, _section(sections, key, optional=True), key)
+        built[key] = asdict(parts[key])
+    return Experiment(**asdict(head), **parts, sections=built)
+
+
+def choose(table: Mapping[str, type[Component]], section: Mapping[str, Any], where: str) -> Component:
+    """The component that a section names, filled with the section's other keys."""
+    name = section.get("name")
+    if name not in table:
+        raise ConfigError(
+            f"{where}.name must be one of {', '.join(sorted(table))}, got {name!r}"
+            + _nearest(str(name), table)
+        )
+    settings = {key: value for key, value in section.items() if key != "name"}
+    return _fill(table[name], settings, where)
+
+
+@dataclass(frozen=True)
+class _Head:
+    name: str
+    rounds: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
+            raise ConfigError(f"name must be letters, digits, '-', '_' and '.', got {self.name!r}")
+        for key, least in (("rounds", 1), ("seed", 0)):
+            if (value := getattr(self, key)) < least:
+                raise ConfigError(f"{key} must be {least} or more, got {value!r}")
+
+
+_HEAD_KEYS = [field.name for field in fields(_Head)]
+
+
+def _section(sections: dict[str, Any], key: str, optional: bool = False) -> dict[str, Any]:
+    section = sections.get(key, {} if optional else None)
+    if not isinstance(section, dict):
+        raise ConfigError(f"{key} must be a section of settings, got {section!r}")
+    return section
+
+
+def _fill(kind: type[Component], settings: Mapping[str, Any], where: str) -> Component:
+    """An instance of a dataclass, with types checked and messages that carry the full key."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    _known(settings, names, where)
+    prefix = f"{where}." if where else ""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
+        return cast(Component, OmegaConf.to_object(merged))
+    except ConfigKeyError as e:
+        inside = list(cast(DictConfig, e.parent_node).keys()) if e.parent_node is not None else []
+        parent, _, key = str(e.full_key).rpartition(".")
+        _known({key: None}, [str(name) for name in inside], f"{prefix}{parent}")
+        raise
+    except MissingMandatoryValue as e:
+        raise ConfigError(f"{prefix}{e.full_key} must be set: it has no default") from e
+    except OmegaConfBaseException as e:
+        raise ConfigError(f"{prefix}{e.full_key or ''}".rstrip(".") + f": {_one_line(e)}") from e
+
+
+def _known(settings: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for key in settings:
+        if key not in names:
+            full = f"{where}.{key}" if where else key
+            raise ConfigError(
+                f"{full} is not a setting; {where or 'an experiment'} has {', '.join(names)}"
+                + _nearest(key, names)
+            )
+
+
+def _nearest(word: str, names: Sequence[str] | Mapping[str, Any]) -> str:
+    near = get_close_matches(word, list(names), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _one_line(what: object) -> str:
+    return " ".join(str(what).split("\n    full_key")[0].split())

@@ -1,0 +1,77 @@
+"""A federation: who the clients are, and how an episode is drawn from each one's private shard."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedmeta.errors import ConfigError
+from fedmeta.objective import Kind
+from fedmeta.seeding import Part
+from fedmeta.types import Episode
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Clients = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClientCounts:
+    """How many clients are registered in each split. Val and test clients are never trained on."""
+
+    train: int
+    val: int
+    test: int
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            if (count := getattr(self, split)) < 1:
+                raise ConfigError(f"data.clients.{split} must be 1 or more, got {count!r}")
+
+
+class Federation(Protocol):
+    """Lazy: a registered client costs nothing until it is sampled. Client ids are stable integers."""
+
+    def clients(self, split: Split) -> range:
+        """The ids of a split's clients. The splits are disjoint."""
+
+    def examples(self, clients: Clients) -> Clients:
+        """The size of each client's shard, ``[clients]``."""
+
+    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+        """``draws`` episodes of each client, ``[clients, draws, examples, ...]``.
+
+        A pure function of the address (such as ``(seed, "train", round)``) and the client: what a
+        client draws does not depend on who else is drawn. Raises DataError where a shard is too small.
+        """
+
+
+class Dataset(Protocol):
+    """A frozen dataclass of settings that opens a federation."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+
+    @property
+    def outputs(self) -> int:
+        """Classes per episode, or values per target."""
+
+    @property
+    def objective(self) -> Kind:
+        """The loss, and whether there is an accuracy."""
+
+    def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> Federation:
+        """The federation, with its data resident on the device."""
+
+
+def consecutive(counts: ClientCounts) -> dict[Split, range]:
+    """Ids for the three splits, one after the other from 0."""
+    val, test = counts.train, counts.train + counts.val
+    return {
+        "train": range(0, val),
+        "val": range(val, test),
+        "test": range(test, test + counts.test),
+    }

@@ -1,0 +1,193 @@
+"""Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings of each (Lake et al. 2015)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedmeta.data.federation import ClientCounts, Clients, Split, consecutive
+from fedmeta.data.omniglot_files import DRAWINGS, SIZE, Characters, read_characters
+from fedmeta.errors import ConfigError, DataError
+from fedmeta.objective import Kind
+from fedmeta.seeding import Part, choose
+from fedmeta.types import Batch, Episode
+
+VINYALS_VAL = ("Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)")
+VINYALS_TEST = (
+    "Kannada", "Keble", "Malayalam", "Manipuri", "Mongolian", "Old_Church_Slavonic_(Cyrillic)",
+    "Oriya", "Sylheti", "Syriac_(Serto)", "Tengwar", "Tibetan", "ULOG",
+)  # fmt: skip
+ROTATIONS = 4
+
+
+@dataclass(frozen=True)
+class Omniglot:
+    """Few-shot classification of characters, 28x28, ink 1 on paper 0.
+
+    ``pooled``: a client's shard is a few random characters of its split, each as it is or turned by
+    90, 180 or 270 degrees, which makes another class. This is the protocol of the few-shot papers.
+    ``alphabet``: the 50 alphabets are the clients, of 14 to 55 characters; 25 of the background
+    set train, 5 validate, and the 20 of the evaluation set are unseen (Lake et al. 2015).
+    """
+
+    federation: Literal["pooled", "alphabet"]
+    ways: int
+    """Classes per episode (N)."""
+    shots: int
+    """Support drawings per class (K)."""
+    queries: int
+    """Query drawings per class."""
+    split: Literal["vinyals", "maml"] = "vinyals"
+    """Characters of ``pooled`` for train/val/test: 1028/172/423 of Vinyals et al. 2016 by alphabet,
+    or 1100/100/423 shuffled, as Finn et al. 2017 (their own shuffle is not reproducible; this is a
+    fixed one over the sorted names)."""
+    rotations: bool = True
+    """Whether turned characters of ``pooled`` are further classes; alphabets are not turned."""
+    characters: int = 5
+    """Characters in a shard of ``pooled``."""
+    clients: ClientCounts | None = None
+    """Registered clients of ``pooled``; ``alphabet`` has its 25, 5 and 20."""
+    root: str | None = None
+    """Folder of local copies of the two zip files; else FEDMETA_DATA, else they are downloaded."""
+
+    def __post_init__(self) -> None:
+        if self.ways < 2:
+            raise ConfigError(f"data.ways must be 2 or more, got {self.ways!r}")
+        for name in ("shots", "queries", "characters"):
+            if (value := getattr(self, name)) < 1:
+                raise ConfigError(f"data.{name} must be 1 or more, got {value!r}")
+        if self.federation == "pooled" and self.clients is None:
+            raise ConfigError("data.clients must be set for the pooled federation, got nothing")
+        if self.federation == "alphabet" and self.clients is not None:
+            raise ConfigError("data.clients must not be set for the alphabet federation: it has 50")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Grey images, [channels, height, width]."""
+        return (1, SIZE, SIZE)
+
+    @property
+    def outputs(self) -> int:
+        """One logit per class of the episode."""
+        return self.ways
+
+    @property
+    def objective(self) -> Kind:
+        """Classification."""
+        return "cross_entropy"
+
+    def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> "OmniglotFederation":
+        """The federation, with all images resident on the device as bytes."""
+        return OmniglotFederation(self, read_characters(self.root), seed, device, dtype)
+
+
+class OmniglotFederation:
+    """Shards of character classes; class ``4 i + r`` is character ``i`` turned by ``r`` right angles."""
+
+    def __init__(
+        self,
+        dataset: Omniglot,
+        characters: Characters,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dataset, self._seed, self._dtype = dataset, seed, dtype
+        self._images = torch.as_tensor(characters.images, device=device)
+        if dataset.federation == "pooled":
+            assert dataset.clients is not None
+            self._ids = consecutive(dataset.clients)
+            self._pools = pooled_characters(characters, dataset.split)
+        else:
+            self._ids = consecutive(ClientCounts(train=25, val=5, test=20))
+            self._alphabets = alphabet_characters(characters)
+        self._check_sizes()
+
+    def clients(self, split: Split) -> range:
+        """The ids of a split's clients."""
+        return self._ids[split]
+
+    def examples(self, clients: Clients) -> Clients:
+        """Drawings in each shard."""
+        return DRAWINGS * np.array([len(self.shard(int(client))) for client in clients])
+
+    def shard(self, client: int) -> Clients:
+        """The classes of a client."""
+        if self.dataset.federation == "alphabet":
+            return self._alphabets[client] * ROTATIONS
+        pool = next(self._pools[split] for split, ids in self._ids.items() if client in ids)
+        turns = ROTATIONS if self.dataset.rotations else 1
+        picks = choose(len(pool) * turns, self.dataset.characters, self._seed, "shard", client)
+        return pool[picks // turns] * ROTATIONS + picks % turns
+
+    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+        """Images ``[clients, draws, examples, 1, 28, 28]``, labels ``[clients, draws, examples]``.
+
+        Examples come class by class in turn, so that every run of N has each class once.
+        """
+        shots, total = self.dataset.shots, self.dataset.shots + self.dataset.queries
+        classes = np.stack([self._draw_classes(int(c), draws, *address) for c in clients])
+        slots = np.arange(self.dataset.ways)
+        where = (clients[:, None, None], np.arange(draws)[:, None], slots)
+        drawings = choose(DRAWINGS, total, *address, "drawings", *where)
+        images = self._gather(classes[..., None, :], np.moveaxis(drawings, -1, -2))
+        labels = torch.arange(self.dataset.ways, device=images.device)
+        labels = labels.expand(len(clients), draws, total, -1)
+        return Episode(
+            *(
+                Batch(images[:, :, part].flatten(2, 3), labels[:, :, part].flatten(2, 3))
+                for part in (slice(None, shots), slice(shots, None))
+            )
+        )
+
+    def _draw_classes(self, client: int, draws: int, *address: Part) -> Clients:
+        shard = self.shard(client)
+        picks = choose(len(shard), self.dataset.ways, *address, "classes", client, np.arange(draws))
+        return shard[picks]
+
+    def _gather(self, classes: Clients, drawings: Clients) -> Tensor:
+        classes, drawings = np.broadcast_arrays(classes, drawings)
+        turns = torch.as_tensor(classes % ROTATIONS, device=self._images.device)
+        images = self._images[classes // ROTATIONS, drawings]
+        for turn in range(1, ROTATIONS):
+            chosen = turns == turn
+            images[chosen] = torch.rot90(images[chosen], turn, dims=(-2, -1))
+        return images.unsqueeze(-3).to(self._dtype) / 255
+
+    def _check_sizes(self) -> None:
+        need, each = self.dataset.ways, self.dataset.shots + self.dataset.queries
+        if each > DRAWINGS:
+            raise DataError(
+                f"data.queries: client 0 holds {DRAWINGS} drawings of each character, an episode "
+                f"needs {self.dataset.shots} (shots) + {self.dataset.queries} (queries) = {each}"
+            )
+        every = self._ids["test"].stop if self.dataset.federation == "alphabet" else 1
+        for client in range(every):
+            if (held := len(self.shard(client))) < need:
+                raise DataError(
+                    f"data.ways: client {client} holds {held} characters, "
+                    f"a {need}-way episode is missing {need - held}"
+                )
+
+
+def pooled_characters(characters: Characters, split: str) -> dict[Split, Clients]:
+    """Character indices of train, val and test."""
+    if split == "maml":
+        order = choose(len(characters.alphabets), len(characters.alphabets), "omniglot maml split")
+        return {"train": order[:1100], "val": order[1100:1200], "test": order[1200:]}
+    part = np.full(len(characters.alphabets), "train")
+    part[np.isin(characters.alphabets, VINYALS_VAL)] = "val"
+    part[np.isin(characters.alphabets, VINYALS_TEST)] = "test"
+    part[(characters.alphabets == "Gurmukhi") & (characters.numbers >= 42)] = "test"
+    return {name: np.flatnonzero(part == name) for name in ("train", "val", "test")}
+
+
+def alphabet_characters(characters: Characters) -> list[Clients]:
+    """Character indices of the alphabets: 25 that train, 5 that validate, 20 unseen."""
+    background = sorted(set(characters.alphabets[characters.background]))
+    evaluation = sorted(set(characters.alphabets[~characters.background]))
+    order = choose(len(background), len(background), "omniglot alphabet split")
+    names = [background[i] for i in order] + evaluation
+    return [np.flatnonzero(characters.alphabets == name) for name in names]

@@ -1,0 +1,145 @@
+"""Adaptation on a client: a few steps of gradient descent that the outer gradient can look through."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, pairwise, repeat
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import grad
+
+from fedmeta.types import Batch, Episode, Loss, Metrics, Params, Update
+
+
+class InnerOptimizer(Protocol):
+    """A functional optimiser: its state is a value, and begins anew in every episode."""
+
+    def init(self, params: Params) -> Any:
+        """The state before the first step."""
+
+    def step(self, params: Params, grads: Params, state: Any) -> tuple[Params, Any]:
+        """The params and the state after one step."""
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """``w - lr g``."""
+
+    lr: float
+
+    def init(self, params: Params) -> None:
+        """Nothing to remember."""
+
+    def step(self, params: Params, grads: Params, state: None) -> tuple[Params, None]:
+        """One step downhill."""
+        return {name: w - self.lr * grads[name] for name, w in params.items()}, None
+
+
+class Moments(NamedTuple):
+    """Adam's memory: running mean of squared gradients, and the number of steps taken."""
+
+    square: Params
+    steps: int
+
+
+@dataclass(frozen=True)
+class RmsAdam:
+    """Adam with beta1 = 0, Reptile's inner optimiser (Nichol et al. 2018, section 6.1), bias corrected."""
+
+    lr: float
+    beta2: float = 0.999
+    eps: float = 1e-8
+
+    def init(self, params: Params) -> Moments:
+        """Zero moments."""
+        return Moments({name: torch.zeros_like(w) for name, w in params.items()}, 0)
+
+    def step(self, params: Params, grads: Params, state: Moments) -> tuple[Params, Moments]:
+        """One step of ``lr g / (sqrt(v) + eps)``."""
+        steps = state.steps + 1
+        square = {
+            name: self.beta2 * v + (1 - self.beta2) * grads[name] ** 2
+            for name, v in state.square.items()
+        }
+        unbias = 1 - self.beta2**steps
+        stepped = {
+            name: w - self.lr * grads[name] / ((square[name] / unbias).sqrt() + self.eps)
+            for name, w in params.items()
+        }
+        return stepped, Moments(square, steps)
+
+
+def descend(
+    loss: Loss,
+    params: Params,
+    batches: Iterable[Batch],
+    optimizer: InnerOptimizer,
+    order: Literal[1, 2] = 2,
+) -> Iterator[Params]:
+    """Yield ``w_0 = params, w_1, w_2, ...``, one step of the optimiser for each batch.
+
+    ``order=1`` takes the inner gradients as constants, so an outer gradient is first order.
+    """
+    state = optimizer.init(params)
+    yield params
+    for batch in batches:
+        grads = grad(loss)(params, batch)
+        if order == 1:
+            grads = {name: g.detach() for name, g in grads.items()}
+        params, state = optimizer.step(params, grads, state)
+        yield params
+
+
+def last(steps: Iterable[Params]) -> Params:
+    """The final element of a non-empty trajectory."""
+    *_, final = steps
+    return final
+
+
+def every_example(episode: Episode) -> Batch:
+    """Support and query as one training set, for learners that do not hold a query set back."""
+    support, query = episode
+    return Batch(torch.cat([support.x, query.x]), torch.cat([support.y, query.y]))
+
+
+def minibatches(batch: Batch, size: int, count: int) -> Iterator[Batch]:
+    """``count`` minibatches of ``size`` in the order of the examples, beginning again at the end.
+
+    Datasets order the examples of an episode at random, class by class in turn, so consecutive
+    examples are a stratified sample.
+    """
+    total = len(batch.y)
+    starts = islice(chain.from_iterable(repeat(range(0, total, size))), count)
+    for start in starts:
+        yield Batch(batch.x[start : start + size], batch.y[start : start + size])
+
+
+def local_steps(
+    direction: Callable[[Params, Episode], tuple[Params, Metrics]],
+    params: Params,
+    episodes: Episode,
+    steps: int,
+    lr: float,
+) -> Update:
+    """``steps`` outer steps on the client, each along the mean direction of its share of the episodes.
+
+    With one step of rate 1 the delta is the mean direction itself, which is what server
+    optimisers take as a gradient.
+    """
+    start, metrics = params, []
+    draws = len(episodes.support.y)
+    bounds = [round(step * draws / steps) for step in range(steps + 1)]
+    for first, end in pairwise(bounds):
+        found = [direction(params, episodes.draw(index)) for index in range(first, end)]
+        params = {
+            name: w - lr * _mean([towards[name] for towards, _ in found])
+            for name, w in params.items()
+        }
+        metrics += [m for _, m in found]
+    delta = {name: start[name] - w for name, w in params.items()}
+    return Update(delta, {name: _mean([m[name] for m in metrics]) for name in metrics[0]})
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean(dim=0)

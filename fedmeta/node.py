@@ -1,0 +1,50 @@
+"""A node: answers the server's messages for the clients it hosts.
+
+The same three functions serve a local process, a Ray worker, Flower's simulation and a device.
+"""
+
+from functools import lru_cache
+
+from flwr.app import ConfigRecord, RecordDict
+
+from fedmeta import __version__
+from fedmeta.cohort import Cohort, summed
+from fedmeta.config import Experiment, parse
+from fedmeta.data.federation import SPLITS
+from fedmeta.wire import pack_replies, pack_scores, unpack_params, unpack_work
+
+
+def answer(message_type: str, content: RecordDict) -> RecordDict:
+    """The reply to a ``query``, ``train`` or ``evaluate`` message."""
+    return {"query": _query, "train": _train, "evaluate": _evaluate}[message_type](content)
+
+
+def _query(content: RecordDict) -> RecordDict:
+    """Which clients this node hosts, as ``[start, stop]`` of consecutive ids for each split."""
+    _, cohort = _open(unpack_work(content).experiment)
+    spans = {split: cohort.federation.clients(split) for split in SPLITS}
+    hosts = {split: [span.start, span.stop] for split, span in spans.items()}
+    return RecordDict({"node": ConfigRecord({"version": __version__, **hosts})})
+
+
+def _train(content: RecordDict) -> RecordDict:
+    work = unpack_work(content)
+    _, cohort = _open(work.experiment)
+    params = unpack_params(content.array_records["params"])
+    replies = cohort.train(params, work.clients, work.round)
+    return pack_replies(summed(replies, work.weight) if work.weight else replies)
+
+
+def _evaluate(content: RecordDict) -> RecordDict:
+    work = unpack_work(content)
+    experiment, cohort = _open(work.experiment)
+    params = unpack_params(content.array_records["params"])
+    settings = experiment.evaluation
+    return pack_scores(cohort.evaluate(params, work.clients, settings.steps, settings.episodes))
+
+
+@lru_cache(maxsize=1)
+def _open(experiment: str) -> tuple[Experiment, Cohort]:
+    """Data and model stay resident between messages of one experiment."""
+    parsed = parse(experiment)
+    return parsed, Cohort.open(parsed)

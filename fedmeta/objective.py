@@ -1,0 +1,54 @@
+"""What a model is judged by: its loss, and its scores on a query set."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedmeta.types import Batch, Metrics, Params
+
+Kind = Literal["cross_entropy", "mean_squared_error"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A stateless module with its loss: calling it gives the mean loss, as learners want it."""
+
+    module: nn.Module
+    kind: Kind
+
+    def predict(self, params: Params, x: Tensor) -> Tensor:
+        """Logits ``[examples, classes]`` or values ``[examples, outputs]``."""
+        output: Tensor = functional_call(self.module, params, (x,))
+        return output
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        """Mean loss over the batch, a scalar."""
+        return self._loss(self.predict(params, batch.x), batch.y)
+
+    def scores(self, params: Params, batch: Batch) -> Metrics:
+        """Mean loss and, for classification, accuracy in [0, 1]."""
+        output = self.predict(params, batch.x)
+        scores = {"loss": self._loss(output, batch.y)}
+        if self.kind == "cross_entropy":
+            hits = output.argmax(dim=-1) == batch.y
+            scores["accuracy"] = hits.to(output.dtype).mean()
+        return scores
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.kind == "cross_entropy":
+            return F.cross_entropy(output, target)
+        return F.mse_loss(output, target)
+
+
+def initial_params(module: nn.Module, seed: int, dtype: torch.dtype) -> Params:
+    """The module's own initialisation, drawn anew from ``seed``; every server and resume agrees on it."""
+    with torch.random.fork_rng(devices=[]):  # reset_parameters knows the global generator only
+        torch.manual_seed(seed)
+        for part in module.modules():
+            if callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+    return {name: param.detach().clone().to(dtype) for name, param in module.named_parameters()}

@@ -1,0 +1,47 @@
+"""The folder of a run: ``config.yaml metrics.jsonl clients.jsonl summary.json checkpoint/ plots/ log.txt``."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedmeta.checkpoint import write_atomically
+from fedmeta.errors import RunFolderError
+
+
+def new_run_folder(name: str, chosen: Path | None) -> Path:
+    """Make ``runs/<name>/<time>``, or the folder that was chosen, which must not hold anything yet."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    folder = chosen or Path("runs") / name / stamp
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunFolderError(
+            f"{folder}: exists already; choose another, or continue it with --resume {folder}"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunFolderError(f"{folder}: cannot be made ({e.strerror or e})") from e
+    return folder
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write one JSON object."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file; a last line that a killed process cut short is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def remove(folder: Path) -> None:
+    """Take back a folder that a run which never began has made."""
+    shutil.rmtree(folder, ignore_errors=True)

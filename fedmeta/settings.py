@@ -1,0 +1,116 @@
+"""The sections of an experiment that are settings of the run itself, not a component with a name."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from fedmeta.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CohortSettings:
+    """Who takes part in a round."""
+
+    clients: int
+    """Clients sampled per round, without replacement."""
+    replies: Literal["sum", "each"] = "sum"
+    """``sum``: a node sends one weighted sum of its clients' deltas. ``each``: one delta a client."""
+    min_replies: int = 1
+    """With fewer good replies the round keeps the old params."""
+
+    def __post_init__(self) -> None:
+        _at_least("cohort.clients", self.clients, 1)
+        _at_least("cohort.min_replies", self.min_replies, 1)
+        if self.min_replies > self.clients:
+            raise ConfigError(
+                f"cohort.min_replies must be at most cohort.clients ({self.clients}), "
+                f"got {self.min_replies}"
+            )
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where and how clients are computed."""
+
+    name: Literal["vmap", "loop"] = "vmap"
+    chunk: int = 32
+    """Clients per vectorised call."""
+    executor: Literal["local", "ray"] = "local"
+    """In simulation: this process, or Ray workers."""
+    workers: int = 2
+    """Ray workers."""
+    address: str | None = None
+    """Ray cluster to join: ``auto`` or host:port. Without one, Ray starts on this machine."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        _at_least("engine.chunk", self.chunk, 1)
+        _at_least("engine.workers", self.workers, 1)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The torch dtype of params and data."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def torch_device(self) -> torch.device:
+        """The device, or a ConfigError where this machine has none such."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as e:  # AssertionError: torch built without CUDA
+            have = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+            raise ConfigError(
+                f"engine.device: this machine has {', '.join(have)}, got {self.device!r}"
+            ) from e
+        return device
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How unseen clients are scored: adapt on the support, score the query after every step."""
+
+    every: int
+    """Rounds between evaluations on validation clients."""
+    steps: int
+    """Inner steps (K): the curve has the scores after 0, 1, ..., K."""
+    clients: int
+    """Validation clients, the first of the split. All test clients are scored, once, at the end."""
+    episodes: int = 1
+    """Episodes per client, averaged."""
+    select: Literal["best", "last"] = "best"
+    """Params that the test clients see: best on the validation clients, or the last."""
+
+    def __post_init__(self) -> None:
+        _at_least("evaluation.every", self.every, 1)
+        _at_least("evaluation.steps", self.steps, 0)
+        _at_least("evaluation.clients", self.clients, 1)
+        _at_least("evaluation.episodes", self.episodes, 1)
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    """Weights & Biases. ``offline`` needs no account; ``wandb sync`` sends the run later."""
+
+    mode: Literal["disabled", "offline", "online"] = "disabled"
+    project: str = "fedmeta"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TrackingSettings:
+    """Who watches the run, besides the console and ``metrics.jsonl``."""
+
+    wandb: WandbSettings = field(default_factory=WandbSettings)
+    tensorboard: bool = False
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key} must be {least} or more, got {value!r}")

@@ -1,0 +1,95 @@
+"""What travels between server and node, as Flower records. No pickle: .npy bytes and scalars."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedmeta.cohort import Replies
+from fedmeta.evaluation import Scores
+from fedmeta.types import Params
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a node is asked to do with its clients. The experiment travels along, code never does."""
+
+    experiment: str
+    """The resolved config, YAML."""
+    round: int
+    clients: list[int]
+    weight: str = ""
+    """Column to weight one summed reply with; empty for one delta per client."""
+
+
+def pack_params(params: Params) -> ArrayRecord:
+    """Params or a stack of them; dtypes and shapes are kept."""
+    return ArrayRecord({name: Array(value.numpy(force=True)) for name, value in params.items()})
+
+
+def unpack_params(record: ArrayRecord) -> Params:
+    """The inverse of ``pack_params``."""
+    return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
+
+
+def pack_work(params: ArrayRecord, work: Work) -> RecordDict:
+    """The params record is shared by the messages of a round, so it is packed only once."""
+    return RecordDict({"params": params, "work": ConfigRecord(dict(vars(work)))})
+
+
+def unpack_work(content: RecordDict) -> Work:
+    """The work in a message."""
+    record = content.config_records["work"]
+    return Work(
+        experiment=str(record["experiment"]),
+        round=int(record["round"]),  # type: ignore[arg-type]
+        clients=list(record["clients"]),  # type: ignore[arg-type]
+        weight=str(record["weight"]),
+    )
+
+
+def pack_replies(replies: Replies) -> RecordDict:
+    """Deltas, a column per metric, and the failures."""
+    columns = {name: [float(v) for v in values] for name, values in replies.columns.items()}
+    return RecordDict(
+        {
+            "deltas": pack_params(replies.deltas),
+            "columns": MetricRecord({"client": replies.clients} | columns),
+            "failures": ConfigRecord(
+                {
+                    "clients": list(replies.failures),
+                    "reasons": list(replies.failures.values()),
+                    "summed": replies.summed,
+                }
+            ),
+        }
+    )
+
+
+def unpack_replies(content: RecordDict) -> Replies:
+    """The inverse of ``pack_replies``."""
+    columns = dict(content.metric_records["columns"])
+    failures = content.config_records["failures"]
+    return Replies(
+        clients=list(columns.pop("client")),  # type: ignore[arg-type]
+        deltas=unpack_params(content.array_records["deltas"]),
+        columns={name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()},
+        failures=dict(zip(failures["clients"], failures["reasons"], strict=True)),  # type: ignore[arg-type]
+        summed=bool(failures["summed"]),
+    )
+
+
+def pack_scores(scores: Scores) -> RecordDict:
+    """Curves, each ``[clients, steps + 1]``."""
+    return RecordDict(
+        {
+            "curves": pack_params(scores.curves),
+            "columns": MetricRecord({"client": scores.clients}),
+        }
+    )
+
+
+def unpack_scores(content: RecordDict) -> Scores:
+    """The inverse of ``pack_scores``."""
+    clients = content.metric_records["columns"]["client"]
+    return Scores(list(clients), unpack_params(content.array_records["curves"]))  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""How a federation is run, compared and reported on the experimenter's machines."""

@@ -1,0 +1,158 @@
+"""The command line."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console as RichConsole
+from rich.logging import RichHandler
+
+from fedmeta.errors import ConfigError, FedmetaError
+
+app = typer.Typer(
+    help="Federated meta-learning: simulate, deploy, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = RichConsole()
+INTERRUPTED = 130
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value ..., applied last.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    config: Annotated[str | None, typer.Argument(help="A YAML file of configs/.")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this folder from its checkpoint.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Write here instead of runs/NAME/TIME.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the config, show it resolved, and stop.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a federation."""
+    guard(lambda: _run(config, overrides or [], resume, run_dir, dry_run), debug)
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Score the test clients of a run again, for example with evaluation.steps=20."""
+    guard(lambda: _evaluate(folder, overrides or []), debug)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show learners, models, datasets, strategies and engines, with their papers."""
+    from simulations.listing import tables
+
+    for table in tables():
+        console.print(table)
+
+
+def guard(work: Callable[[], None], debug: bool) -> None:
+    """Run a command; its errors become one line and an exit code."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    try:
+        work()
+    except FedmetaError as e:
+        if debug:
+            raise
+        RichConsole(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(e)}", highlight=False)
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        RichConsole(stderr=True).print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _run(
+    config: str | None, overrides: list[str], resume: Path | None, run_dir: Path | None, dry: bool
+) -> None:
+    from fedmeta.tracking.console import Console
+    from simulations.run import open_new, open_old, run
+
+    if config is not None and "=" in config and not Path(config).exists():
+        config, overrides = None, [config, *overrides]  # --resume RUN key=value
+    path = Path(config) if config else None
+    if path is None and resume is None:
+        raise ConfigError("give a config, or --resume RUN")
+    if dry:
+        _show(path or Path(str(resume)) / "config.yaml", overrides)
+        return
+    if resume is not None:
+        experiment, folder = open_old(resume, path, overrides)
+    else:
+        assert path is not None
+        experiment, folder = open_new(path, overrides, run_dir)
+    log_to(folder)
+    try:
+        outcome = run(experiment, folder, [Console(console)], resume=resume is not None)
+    except KeyboardInterrupt:
+        if folder.exists():
+            console.print(f"stopped; continue with: fedmeta run --resume {folder}", soft_wrap=True)
+        raise
+    from simulations.listing import result_table
+
+    console.print(result_table(outcome.summary))
+    console.print(f"run folder: {folder}", soft_wrap=True)
+    for picture in sorted((folder / "plots").glob("*.png")):
+        console.print(f"picture:    {picture}", soft_wrap=True)
+
+
+def _show(path: Path, overrides: list[str]) -> None:
+    from fedmeta.config import load
+    from strategies.stock import STRATEGIES
+
+    experiment = load(path, overrides, STRATEGIES)
+    experiment.strategy.rules()
+    experiment.engine.torch_device()
+    console.print(experiment.to_yaml(), highlight=False, soft_wrap=True)
+
+
+def _evaluate(folder: Path, overrides: list[str]) -> None:
+    from simulations.listing import result_table
+    from simulations.run import evaluate_again
+
+    summary = evaluate_again(folder, overrides)
+    console.print(result_table(summary))
+
+
+def log_to(folder: Path) -> None:
+    """Warnings to the terminal, everything to ``log.txt``; Flower's own log only from warnings up."""
+    import flwr  # noqa: F401  importing it resets the level of its logger
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
+    file = logging.FileHandler(folder / "log.txt")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("fedmeta", "strategies", "simulations"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [screen, file]
+        logger.propagate = False
+
+
+def _plain(error: Exception) -> str:
+    from rich.markup import escape
+
+    return escape(" ".join(str(error).split()))
+
+
+def main() -> None:
+    """The entry point of the ``fedmeta`` command."""
+    app()

@@ -1,0 +1,131 @@
+"""Ray workers: actors made once, with data and model resident. The only module that imports ray."""
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from flwr.app import ArrayRecord, Error, RecordDict
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+
+from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.settings import EngineSettings
+
+ATTEMPTS = 5
+"""Workers that may die over one block of clients before the run gives up."""
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One node: answers messages with what it keeps resident."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def answer(self, message_type: str, params: ArrayRecord, rest: RecordDict) -> RecordDict | Error:
+        """The reply, or what a node's failure looks like; bad input is raised."""
+        from fedmeta.node import answer
+
+        try:
+            return answer(message_type, RecordDict({**rest, "params": params}))
+        except FedmetaError:
+            raise
+        except Exception as e:
+            return Error(code=2, reason=f"{type(e).__name__}: {e}")
+
+
+class RayExecutor:
+    """``engine.workers`` nodes, on this machine or on the cluster at ``engine.address``."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self.nodes = settings.workers
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            _connect(settings)
+        try:
+            self._options = _share(settings)
+            self._workers = [self._spawn() for _ in range(self.nodes)]
+        except BaseException:
+            self.close()
+            raise
+
+    def execute(
+        self, message_type: str, work: Sequence[tuple[int, RecordDict]]
+    ) -> list[RecordDict | Error]:
+        """Answer in parallel. A worker that dies is replaced and its block computed anew."""
+        puts: dict[int, Any] = {}
+        calls = []
+        for node, content in work:
+            params = content["params"]
+            if id(params) not in puts:  # shared by the messages of a round: stored once
+                puts[id(params)] = ray.put(params)
+            rest = RecordDict({k: v for k, v in content.items() if k != "params"})
+            calls.append((node, (message_type, puts[id(params)], rest)))
+        pending = [self._workers[node].answer.remote(*call) for node, call in calls]
+        return [
+            self._finish(answer, node, call)
+            for answer, (node, call) in zip(pending, calls, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End the workers, and Ray if it was started here."""
+        if self._owns_ray:
+            ray.shutdown()
+            return
+        for worker in getattr(self, "_workers", []):
+            ray.kill(worker)
+
+    def _finish(self, answer: Any, node: int, call: tuple[Any, ...]) -> RecordDict | Error:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                found: RecordDict | Error = ray.get(answer)
+                return found
+            except RayTaskError as e:
+                raise (e.cause if isinstance(e.cause, FedmetaError) else e) from None
+            except (RayActorError, ActorUnavailableError) as e:
+                _log.warning("worker %d died (%s); its block is computed anew", node, _first_line(e))
+                if attempt < ATTEMPTS:
+                    self._workers[node] = self._spawn()
+                    answer = self._workers[node].answer.remote(*call)
+        raise FedmetaError(f"Ray worker {node} died {ATTEMPTS} times over the same block of clients")
+
+    def _spawn(self) -> Any:
+        return ray.remote(Worker).options(**self._options).remote(threads=1)
+
+
+def _connect(settings: EngineSettings) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if settings.address:
+            ray.init(address=settings.address, **quiet)
+        else:
+            cpus = max(settings.workers, os.cpu_count() or 1)
+            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as e:
+        raise ConfigError(
+            f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "
+            "start one with `ray start --head`, or leave the address out"
+        ) from e
+
+
+def _share(settings: EngineSettings) -> dict[str, Any]:
+    """What each worker asks of Ray: one CPU and, where the cluster has GPUs, its share of them."""
+    resources = ray.cluster_resources()
+    gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
+    if settings.workers > cpus:
+        raise ConfigError(
+            f"engine.workers must be at most the {cpus:g} CPUs of the Ray cluster, "
+            f"got {settings.workers}"
+        )
+    wants_gpu = settings.device == "auto" or settings.device.startswith("cuda")
+    share = min(1.0, gpus / settings.workers) if wants_gpu else 0.0
+    return {"num_cpus": 1, "num_gpus": share, "max_restarts": 0}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,57 @@
+"""Tables for the terminal: what there is, and how a run went."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+
+from rich.table import Table
+
+from fedmeta.data import DATASETS
+from fedmeta.engines import ENGINES
+from fedmeta.learners import LEARNERS
+from fedmeta.models import MODELS
+from fedmeta.tracking.recorder import Row
+from strategies.stock import STRATEGIES
+
+KINDS: dict[str, Mapping[str, type]] = {
+    "learner": LEARNERS,
+    "model": MODELS,
+    "dataset": DATASETS,
+    "strategy": STRATEGIES,
+    "engine": ENGINES,
+}
+
+
+def tables() -> Iterator[Table]:
+    """One table of names and first docstring lines; the docstrings carry the papers."""
+    for kind, members in KINDS.items():
+        table = Table(kind, "what it is", title_justify="left", expand=False)
+        for name, member in sorted(members.items()):
+            table.add_row(name, (inspect.getdoc(member) or "").split("\n\n")[0].replace("\n", " "))
+        yield table
+
+
+def result_table(summary: Row) -> Table:
+    """Unseen test clients before and after adaptation."""
+    test = summary["test"]
+    steps = len(test["curve"]) - 1
+    table = Table(
+        f"{test['clients']} unseen clients", "before", f"after {steps} steps",
+        title=f"{summary['name']}: params of round {summary['selected_round']}",
+    )  # fmt: skip
+    before, after = test["before"], test["after"]
+    table.add_row("loss", *(_with_interval(row, "loss", 1, "") for row in (before, after)))
+    if "accuracy" in after:
+        table.add_row(
+            "accuracy", *(_with_interval(row, "accuracy", 100, " %") for row in (before, after))
+        )
+        worst = [f"{100 * row['accuracy_worst_decile']:.2f} %" for row in (before, after)]
+        table.add_row("worst decile", *worst)
+    if summary.get("dropped_replies"):
+        table.caption = f"{summary['dropped_replies']} replies dropped, see summary.json"
+    return table
+
+
+def _with_interval(row: Row, name: str, scale: float, unit: str) -> str:
+    half = row[f"{name}_ci95"]
+    around = "" if half is None else f" ± {scale * half:.2f}"
+    return f"{scale * row[name]:.2f}{around}{unit}"

@@ -1,0 +1,66 @@
+"""The picture of sinusoid regression: three unseen clients before and after adaptation."""
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedmeta.cohort import objective
+from fedmeta.data.sinusoid import Sinusoid
+from fedmeta.tracking.plots import BLUE, GREY, ORANGE
+from fedmeta.tracking.recorder import Row, Run
+from fedmeta.types import Params
+from strategies.state import load_state, selected
+
+CLIENTS = 3
+
+
+class SinusoidPicture:
+    """``plots/adaptation_on_clients.png``: true curve, support points, before, and after some steps."""
+
+    def start(self, run: Run) -> None:
+        """Remember the run."""
+        self._run = run
+
+    def record(self, row: Row) -> None:
+        """Nothing to see until the end."""
+
+    def finish(self, summary: Row | None) -> None:
+        """Draw, with the params that the test clients saw."""
+        if summary is None:
+            return
+        from matplotlib.figure import Figure
+
+        _, params = selected(
+            load_state(self._run.folder, self._run.experiment), self._run.experiment
+        )
+        figure = Figure(figsize=(9.6, 3.4), dpi=120, layout="constrained")
+        for client, axes in enumerate(figure.subplots(1, CLIENTS, sharey=True)):
+            self._draw(axes, client, params)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.suptitle(f"{self._run.experiment.name}: adaptation on {CLIENTS} unseen clients")
+        figure.savefig(self._run.folder / "plots" / "adaptation_on_clients.png")
+
+    def _draw(self, axes: Any, index: int, params: Params) -> None:
+        experiment = self._run.experiment
+        dtype = experiment.engine.torch_dtype
+        assert isinstance(experiment.data, Sinusoid)
+        federation = experiment.data.open(experiment.seed, torch.device("cpu"), dtype)
+        client = np.array([federation.clients("test")[index]])
+        support = federation.draw(client, 1, experiment.seed, "evaluate").draw(0).draw(0).support
+        grid = torch.linspace(-5, 5, 200, dtype=dtype)[:, None]
+        amplitude, phase = (float(part[0]) for part in federation.wave(client))
+        axes.plot(grid, amplitude * np.sin(grid - phase), color="black", label="true curve")
+        judge, most = objective(experiment), experiment.evaluation.steps
+        path = experiment.learner.trajectory(judge, params, support, most)
+        styles = {0: (GREY, "before"), 1: (ORANGE, "after 1 step"), most: (BLUE, f"after {most} steps")}
+        for step, adapted in enumerate(islice(path, most + 1)):
+            if step in styles:
+                colour, label = styles[step]
+                axes.plot(grid, judge.predict(adapted, grid), "--", color=colour, label=label)
+        axes.plot(support.x, support.y, "o", color="black", markersize=4, label="support")
+        axes.set_title(f"client {client[0]}", fontsize=10)
+        axes.set_xlabel("x")
+        axes.set_ylabel("y" if index == 0 else "")

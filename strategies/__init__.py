@@ -1,0 +1,1 @@
+"""What the server does: sample, check, weigh, aggregate, step."""

@@ -1,0 +1,143 @@
+"""The strategy that hosts the rules under Flower's own ``Strategy.start``."""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedmeta.config import Experiment
+from fedmeta.wire import Work, pack_params, pack_work
+from strategies.evaluation import Report, collect, evaluation_messages
+from strategies.roster import Roster
+from strategies.sampling import sample
+from strategies.state import Best, ServerState, Tally
+from strategies.validation import Checked, check
+
+_log = logging.getLogger(__name__)
+
+
+class MetaStrategy(Strategy):
+    """Samples, checks, weighs, aggregates and steps. Its only memory is ``state``.
+
+    Flower counts rounds from 1 in every start; a resumed run's rounds are those plus ``state.round``
+    at its beginning.
+    """
+
+    def __init__(self, experiment: Experiment, roster: Roster, state: ServerState) -> None:
+        self.experiment, self.roster, self.state = experiment, roster, state
+        self.rules = experiment.strategy.rules()
+        self.train_row: dict[str, float] = {}
+        self.report: Report | None = None
+        self._yaml = experiment.to_yaml()
+        self._first = state.round
+        self._train_clients = roster.clients("train")
+        self._val_clients = roster.clients("val")[: experiment.evaluation.clients]
+        self._asked: dict[int, list[int]] = {}
+        self._began = time.monotonic()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message per node: the params, and which of its clients take part."""
+        self._began = time.monotonic()
+        round, cohort = self._first + server_round, self.experiment.cohort
+        chosen = sample(self._train_clients, cohort.clients, self.experiment.seed, round)
+        self._asked = self.roster.assign(chosen)
+        weight = self.rules.weight if cohort.replies == "sum" else ""
+        return [
+            Message(
+                pack_work(arrays, Work(self._yaml, round, clients, weight)), node, MessageType.TRAIN
+            )
+            for node, clients in self._asked.items()
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Check the replies and take the server's step; with too few good ones the params stay."""
+        round = self._first + server_round
+        checked = check(replies, self._asked, self.state.params, round)
+        for client, reason in checked.dropped.items():
+            _log.warning("round %d: client %d dropped: %s", round, client, reason)
+        enough = checked.clients >= self.experiment.cohort.min_replies
+        if enough:
+            self._step(checked, round)
+        else:
+            _log.warning(
+                "round %d: %d good replies, %d needed: the params stay as they were",
+                round, checked.clients, self.experiment.cohort.min_replies,
+            )  # fmt: skip
+        seconds = time.monotonic() - self._began
+        tally = _count(self.state.tally, checked, idle=not enough, seconds=seconds)
+        self.state = replace(self.state, round=round, tally=tally)
+        self.train_row = _means(checked) | {
+            "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds
+        }  # fmt: skip
+        return pack_params(self.state.params) if enough else None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Score the validation clients every few rounds and after the last."""
+        self._began = time.monotonic()
+        round = self._first + server_round
+        due = round % self.experiment.evaluation.every == 0 or round == self.experiment.rounds
+        if not due:
+            return []
+        return evaluation_messages(self.roster, arrays, self._val_clients, self._yaml, round)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Keep the report, and the params if no earlier ones did better."""
+        self.report = collect(replies, len(self._val_clients))
+        if self.report is not None:
+            self._remember_best(self.report)
+            tally = self.state.tally
+            seconds = tally.seconds + time.monotonic() - self._began
+            self.state = replace(self.state, tally=replace(tally, seconds=seconds))
+        return None
+
+    def summary(self) -> None:
+        """Nothing: the recorders say it."""
+
+    def _step(self, checked: Checked, round: int) -> None:
+        delta = self.rules.aggregate(checked.replies, self.rules.weight)
+        progress = (round - 1) / self.experiment.rounds
+        params, optimizer = self.rules.optimizer.step(
+            self.state.params, delta, self.state.optimizer, progress
+        )
+        self.state = replace(self.state, params=params, optimizer=optimizer)
+
+    def _remember_best(self, report: Report) -> None:
+        after = report.row()["after"]
+        score = after.get("accuracy", -after["loss"])
+        if self.state.best is None or score > self.state.best.score:
+            best = Best(self.state.round, score, self.state.params)
+            self.state = replace(self.state, best=best)
+
+
+def _means(checked: Checked) -> dict[str, float]:
+    """Mean of every metric over the clients of a round."""
+    columns = [reply.columns for reply in checked.replies]
+    names = [name for name in (columns[0] if columns else {}) if name != "examples"]
+    return {name: float(torch.cat([column[name] for column in columns]).mean()) for name in names}
+
+
+def _count(tally: Tally, checked: Checked, idle: bool, seconds: float) -> Tally:
+    dropped, reasons = dict(tally.dropped), dict(tally.reasons)
+    for client, reason in checked.dropped.items():
+        dropped[str(client)] = dropped.get(str(client), 0) + 1
+        reasons[str(client)] = reason
+    return Tally(
+        tally.seconds + seconds,
+        tally.client_rounds + checked.clients,
+        dropped,
+        reasons,
+        tally.idle_rounds + idle,
+    )

@@ -1,0 +1,156 @@
+"""A federation from the server's side: the same for simulation and deployment."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+
+from fedmeta.cohort import objective
+from fedmeta.config import Experiment
+from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.objective import initial_params
+from fedmeta.run_folder import write_json, write_lines
+from fedmeta.seeding import bits
+from fedmeta.tracking.recorder import Recorders, Row, Run
+from fedmeta.types import Params
+from fedmeta.wire import pack_params
+from strategies.evaluation import Report, collect, evaluation_messages
+from strategies.meta_strategy import MetaStrategy
+from strategies.roster import Roster, take_roster
+from strategies.state import ServerState, load_state, save_state, selected
+
+TIMEOUT = 3600.0
+"""Seconds that a round may take before the clients that are not back are dropped."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Federated:
+    """The outcome of a run."""
+
+    params: Params
+    """The params that the test clients saw."""
+    summary: Row
+
+
+def federate(
+    experiment: Experiment, grid: Grid, folder: Path, recorders: Recorders, resume: bool = False
+) -> Federated:
+    """Train over the grid, checkpoint every round, and score the test clients once at the end."""
+    roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
+    _check_counts(experiment, roster)
+    state = load_state(folder, experiment) if resume else ServerState(0, first_params(experiment))
+    strategy = MetaStrategy(experiment, roster, state)
+    recorders.start(Run(experiment, folder, state.round))
+    summary: Row | None = None
+    try:
+        strategy.start(
+            grid,
+            pack_params(state.params),
+            num_rounds=experiment.rounds - state.round,
+            timeout=TIMEOUT,
+            evaluate_fn=_after_round(strategy, grid, folder, recorders),
+        )
+        params, summary = _conclude(strategy, grid, folder, recorders)
+    finally:
+        recorders.finish(summary)
+    if recorders.failed:
+        summary["failed_recorders"] = recorders.failed
+        write_json(folder / "summary.json", summary)
+    return Federated(params, summary)
+
+
+def first_params(experiment: Experiment) -> Params:
+    """The initialisation that every run of this seed begins with."""
+    seed = int(bits(experiment.seed, "init")) % 2**63
+    return initial_params(objective(experiment).module, seed, experiment.engine.torch_dtype)
+
+
+def evaluate(
+    experiment: Experiment, grid: Grid, roster: Roster, params: Params, split: str, round: int
+) -> Report:
+    """Score all clients of a split, or the validation clients of the experiment."""
+    clients = roster.clients(split)  # type: ignore[arg-type]
+    if split == "val":
+        clients = clients[: experiment.evaluation.clients]
+    packed: ArrayRecord = pack_params(params)
+    messages = evaluation_messages(roster, packed, clients, experiment.to_yaml(), round)
+    replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
+    report = collect(replies, len(clients))
+    if report is None:
+        reasons = {reply.error.reason for reply in replies if reply.has_error()}
+        raise FedmetaError(f"no {split} client could be scored: {'; '.join(reasons) or 'no reply'}")
+    return report
+
+
+def _check_counts(experiment: Experiment, roster: Roster) -> None:
+    for split, key, wanted in (
+        ("train", "cohort.clients", experiment.cohort.clients),
+        ("val", "evaluation.clients", experiment.evaluation.clients),
+    ):
+        if wanted > (have := len(roster.clients(split))):  # type: ignore[arg-type]
+            raise ConfigError(f"{key} must be at most the {have} {split} clients, got {wanted}")
+
+
+def _after_round(
+    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders
+) -> Callable[[int, ArrayRecord], None]:
+    """What Flower calls before the first round and after each: checkpoint first, then record."""
+
+    def after_round(server_round: int, arrays: ArrayRecord) -> None:
+        state, experiment = strategy.state, strategy.experiment
+        if server_round == 0 and state.round > 0:
+            return  # resumed: this round was recorded before
+        if server_round == 0:
+            strategy.report = evaluate(experiment, grid, strategy.roster, state.params, "val", 0)
+        save_state(folder, state, experiment)
+        if server_round > 0:
+            recorders.record({"round": state.round, "split": "train"} | strategy.train_row)
+        if strategy.report is not None:
+            recorders.record({"round": state.round, "split": "val"} | strategy.report.row())
+            strategy.report = None
+
+    return after_round
+
+
+def _conclude(
+    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders
+) -> tuple[Params, Row]:
+    """Choose the params on the validation clients, score the test clients, write the results."""
+    experiment, state = strategy.experiment, strategy.state
+    chosen, params = selected(state, experiment)
+    report = evaluate(experiment, grid, strategy.roster, params, "test", state.round)
+    recorders.record({"round": state.round, "split": "test"} | report.row())
+    write_lines(folder / "clients.jsonl", client_rows(report, "test"))
+    tally = state.tally
+    summary: Row = {
+        "name": experiment.name,
+        "rounds": state.round,
+        "selected_round": chosen,
+        "seconds": tally.seconds,
+        "clients_per_second": tally.client_rounds / max(tally.seconds, 1e-9),
+        "dropped_replies": sum(tally.dropped.values()),
+        "dropped_clients": {
+            client: {"replies": count, "reason": tally.reasons[client]}
+            for client, count in tally.dropped.items()
+        },
+        "idle_rounds": tally.idle_rounds,
+        "test": report.row(),
+    }
+    write_json(folder / "summary.json", summary)
+    return params, summary
+
+
+def client_rows(report: Report, split: str) -> list[dict[str, Any]]:
+    """A row per client with its score after every inner step."""
+    curves = {name: values.tolist() for name, values in report.scores.curves.items()}
+    return [
+        {"client": client, "split": split} | {name: values[i] for name, values in curves.items()}
+        for i, client in enumerate(report.scores.clients)
+    ]
+
+

@@ -1,0 +1,111 @@
+"""All that a server remembers between rounds, and its way to disk and back."""
+
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedmeta.checkpoint import read_checkpoint, write_checkpoint
+from fedmeta.config import Experiment
+from fedmeta.errors import RunFolderError
+from fedmeta.types import Params
+from strategies.optimizers import State
+
+CHECKPOINT = "checkpoint/state.safetensors"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What is counted over the run."""
+
+    seconds: float = 0.0
+    """Wall time of the rounds, evaluations included."""
+    client_rounds: int = 0
+    """Clients trained, summed over rounds."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Dropped replies by client id."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each client was last dropped."""
+    idle_rounds: int = 0
+    """Rounds that kept the old params for want of good replies."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The params that validation clients liked most."""
+
+    round: int
+    score: float
+    """Validation accuracy, or minus the validation loss, after adaptation."""
+    params: Params
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """The server after a round."""
+
+    round: int
+    params: Params
+    optimizer: State = field(default_factory=dict)
+    best: Best | None = None
+    tally: Tally = field(default_factory=Tally)
+
+
+def selected(state: ServerState, experiment: Experiment) -> tuple[int, Params]:
+    """The round and the params that test clients see: best on validation clients, or the last."""
+    if experiment.evaluation.select == "best" and state.best is not None:
+        return state.best.round, state.best.params
+    return state.round, state.params
+
+
+def fingerprint(experiment: Experiment) -> str:
+    """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not."""
+    numerics = ("seed", "data", "model", "learner", "strategy", "cohort")
+    chosen: dict[str, Any] = {key: experiment.sections[key] for key in numerics}
+    chosen["data"] = {k: v for k, v in chosen["data"].items() if k != "root"}
+    return sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None:
+    """Write the checkpoint of a run folder."""
+    tensors: dict[str, Tensor] = {f"params/{k}": v for k, v in state.params.items()}
+    for position, memory in state.optimizer.items():
+        tensors |= {f"optimizer/{position}/{key}": value for key, value in memory.items()}
+    best: dict[str, Any] | None = None
+    if state.best is not None:
+        tensors |= {f"best/{name}": value for name, value in state.best.params.items()}
+        best = {"round": state.best.round, "score": state.best.score}
+    header = {
+        "round": state.round,
+        "best": best,
+        "tally": asdict(state.tally),
+        "fingerprint": fingerprint(experiment),
+    }
+    write_checkpoint(folder / CHECKPOINT, tensors, header)
+
+
+def load_state(folder: Path, experiment: Experiment) -> ServerState:
+    """Read the checkpoint of a run folder; it must be of this experiment."""
+    tensors, header = read_checkpoint(folder / CHECKPOINT)
+    if header["fingerprint"] != fingerprint(experiment):
+        raise RunFolderError(
+            f"{folder / CHECKPOINT}: is of another config; data, model, learner, strategy, cohort and "
+            "seed must be those the run began with"
+        )
+    optimizer: State = defaultdict(dict)
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, position, key = name.split("/", 2)
+            optimizer[int(position)][key] = value
+    best = header["best"] and Best(**header["best"], params=_group(tensors, "best/"))
+    return ServerState(
+        header["round"], _group(tensors, "params/"), dict(optimizer), best, Tally(**header["tally"])
+    )
+
+
+def _group(tensors: dict[str, Tensor], prefix: str) -> Params:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,89 @@
+"""Every reply is checked before it counts: a bad client is dropped and named, and harms nobody."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+
+from fedmeta.cohort import Replies, drop_unusable
+from fedmeta.errors import FedmetaError
+from fedmeta.types import Params
+from fedmeta.wire import unpack_replies
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The good replies of a round, and who was dropped why."""
+
+    replies: list[Replies]
+    dropped: dict[int, str]
+
+    @property
+    def clients(self) -> int:
+        """How many good replies there are."""
+        return sum(len(reply.clients) for reply in self.replies)
+
+
+def check(
+    messages: Iterable[Message], asked: Mapping[int, list[int]], params: Params, round: int
+) -> Checked:
+    """Sort the replies of a round. Raises FedmetaError where all of several clients failed alike."""
+    replies, dropped = [], {}
+    silent = dict(asked)
+    for message in messages:
+        clients = silent.pop(message.metadata.src_node_id, [])
+        if reason := _broken(message, clients, params):
+            dropped |= dict.fromkeys(clients, reason)
+            continue
+        reply = drop_unusable(unpack_replies(message.content))
+        dropped |= reply.failures
+        if reply.clients:
+            replies.append(reply)
+    for clients in silent.values():
+        dropped |= dict.fromkeys(clients, "no reply in time")
+    _stop_if_all_failed_alike(dropped, sum(map(len, asked.values())), round)
+    return Checked(sorted(replies, key=lambda reply: reply.clients[0]), dropped)
+
+
+def _broken(message: Message, asked: list[int], params: Params) -> str | None:
+    """What makes a whole reply unusable, or nothing."""
+    if message.has_error():
+        return message.error.reason
+    try:
+        reply = unpack_replies(message.content)
+    except (KeyError, TypeError, ValueError) as e:
+        return f"the reply cannot be read ({type(e).__name__}: {e})"
+    if sorted([*reply.clients, *reply.failures]) != sorted(asked):
+        return "the reply is not for the clients that were asked"
+    if not reply.clients:
+        return None
+    if any(len(values) != len(reply.clients) for values in reply.columns.values()):
+        return "the reply's columns have a different number of clients"
+    if "examples" not in reply.columns:
+        return "the reply does not say how many examples its clients have"
+    leading = () if reply.summed else (len(reply.clients),)
+    return _misfit(reply.deltas, params, leading)
+
+
+def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:
+    if deltas.keys() != params.keys():
+        missing, extra = sorted(params.keys() - deltas.keys()), sorted(deltas.keys() - params.keys())
+        return f"the delta's keys are wrong: missing {missing}, unknown {extra}"
+    for name, param in params.items():
+        expected, got = (*leading, *param.shape), tuple(deltas[name].shape)
+        if got != expected:
+            return f"the delta of {name} has shape {got}, expected {expected}"
+        if deltas[name].dtype != param.dtype:
+            return f"the delta of {name} is {deltas[name].dtype}, expected {param.dtype}"
+    return None
+
+
+def _stop_if_all_failed_alike(dropped: Mapping[int, str], asked: int, round: int) -> None:
+    """One bad client is bad luck; all of them with one reason is a bug, or training diverged."""
+    kinds = {re.sub(r"\d+", "#", reason) for reason in dropped.values()}
+    if len(dropped) == asked > 1 and len(kinds) == 1:
+        reason = next(iter(dropped.values()))
+        raise FedmetaError(f"round {round}: all {asked} clients failed alike: {reason}")
+
+
