@@ -1,6 +1,5 @@
 """The command line."""
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console as RichConsole
-from rich.logging import RichHandler
 
 from fedmeta.errors import ConfigError, FedmetaError
 
@@ -82,8 +80,10 @@ def guard(work: Callable[[], None], debug: bool) -> None:
 def _run(
     config: str | None, overrides: list[str], resume: Path | None, run_dir: Path | None, dry: bool
 ) -> None:
+    from fedmeta.logs import log_to
     from fedmeta.tracking.console import Console
-    from simulations.run import open_new, open_old, run
+    from simulations.run import run
+    from strategies.opening import open_new, open_old
 
     if config is not None and "=" in config and not Path(config).exists():
         config, overrides = None, [config, *overrides]  # --resume RUN key=value
@@ -98,7 +98,7 @@ def _run(
     else:
         assert path is not None
         experiment, folder = open_new(path, overrides, run_dir)
-    log_to(folder)
+    log_to(folder, console)
     try:
         outcome = run(experiment, folder, [Console(console)], resume=resume is not None)
     except KeyboardInterrupt:
@@ -129,22 +129,6 @@ def _evaluate(folder: Path, overrides: list[str]) -> None:
 
     summary = evaluate_again(folder, overrides)
     console.print(result_table(summary))
-
-
-def log_to(folder: Path) -> None:
-    """Warnings to the terminal, everything to ``log.txt``; Flower's own log only from warnings up."""
-    import flwr  # noqa: F401  importing it resets the level of its logger
-
-    logging.getLogger("flwr").setLevel(logging.WARNING)
-    screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
-    screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
-    file = logging.FileHandler(folder / "log.txt")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    for name in ("fedmeta", "strategies", "simulations"):
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.handlers = [screen, file]
-        logger.propagate = False
 
 
 def _plain(error: Exception) -> str:

@@ -1,0 +1,27 @@
+"""Where log lines go: the screen shows warnings and what the console recorder says, the file all."""
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+
+FILE = "log.txt"
+
+
+def log_to(folder: Path, console: Console) -> None:
+    """Log into the run folder; Flower's own log only from warnings up."""
+    import flwr  # noqa: F401  importing it resets the level of its logger
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+    screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
+    file = logging.FileHandler(folder / FILE)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for name in ("fedmeta", "strategies", "simulations"):
+        logger = logging.getLogger(name)
+        for old in logger.handlers:
+            old.close()
+        logger.setLevel(logging.INFO)
+        logger.handlers = [screen, file]
+        logger.propagate = False

@@ -1,0 +1,46 @@
+"""The Flower ServerApp: ``flwr run . --run-config 'config="configs/quickstart.yaml"'``."""
+
+import sys
+from pathlib import Path, PurePosixPath
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from rich.console import Console as RichConsole
+
+from fedmeta.errors import ConfigError
+from fedmeta.logs import log_to
+from fedmeta.tracking import build_recorders
+from fedmeta.tracking.console import Console
+from fedmeta.tracking.recorder import Recorders
+from strategies.opening import open_new, open_old
+from strategies.server import federate
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation that the run config names: ``config``, ``overrides``, ``run-dir``, ``resume``."""
+    settings = {key: str(value) for key, value in context.run_config.items()}
+    config, overrides = bundled(settings["config"]), settings["overrides"].split()
+    if settings["resume"]:
+        experiment, folder = open_old(Path(settings["resume"]), config, overrides)
+    else:
+        chosen = Path(settings["run-dir"]) if settings["run-dir"] else None
+        experiment, folder = open_new(config, overrides, chosen)
+    console = RichConsole()
+    log_to(folder, console)
+    recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
+    federate(experiment, grid, folder, recorders, resume=bool(settings["resume"]))
+    console.print(f"run folder: {folder.resolve()}", soft_wrap=True)
+
+
+def bundled(config: str) -> Path:
+    """A config inside the bundle, which Flower puts first on the module search path."""
+    path = PurePosixPath(config)
+    if path.is_absolute() or ".." in path.parts:
+        raise ConfigError(f"config must be a path inside the bundle, got {config!r}")
+    for folder in sys.path:
+        if (found := Path(folder) / path).is_file():
+            return found
+    raise ConfigError(f"config: the bundle has no {config}")
