@@ -5,10 +5,10 @@ The only module that imports omegaconf.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -76,13 +76,22 @@ def parse(
         if not key or not equals or value == "???":  # OmegaConf drops a missing value in silence
             raise ConfigError(f"an override must be key=value, got {override!r}")
     try:
-        written = OmegaConf.create(text)
-        merged = OmegaConf.merge(written, OmegaConf.from_dotlist(list(overrides)))
-        sections = OmegaConf.to_container(merged, resolve=True)
-    except (YAMLError, OmegaConfBaseException, AssertionError) as e:
+        merged = OmegaConf.create(text)
+    except (YAMLError, OmegaConfBaseException) as e:
         raise ConfigError(f"{source}: {_one_line(e)}") from e
-    if not isinstance(sections, dict):
+    except AssertionError:  # of YAML that is a bare number
+        merged = None
+    if not isinstance(merged, DictConfig):
         raise ConfigError(f"{source}: expected sections such as learner:, got {_one_line(text)!r}")
+    for override in overrides:
+        try:
+            merged.merge_with(OmegaConf.from_dotlist([override]))
+        except (YAMLError, OmegaConfBaseException, TypeError) as e:
+            raise ConfigError(f"override {override!r}: {_one_line(e)}") from e
+    try:
+        sections = cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as e:
+        raise ConfigError(f"{e.full_key or source}: {_one_line(e)}") from e
     return build({str(key): value for key, value in sections.items()}, strategies)
 
 
@@ -113,7 +122,7 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
 def choose(table: Mapping[str, type[Component]], section: Mapping[str, Any], where: str) -> Component:
     """The component that a section names, filled with the section's other keys."""
     name = section.get("name")
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(
             f"{where}.name must be one of {', '.join(sorted(table))}, got {name!r}"
             + _nearest(str(name), table)
@@ -151,6 +160,7 @@ def _fill(kind: type[Component], settings: Mapping[str, Any], where: str) -> Com
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     _known(settings, names, where)
     prefix = f"{where}." if where else ""
+    _containers(kind, settings, prefix)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), dict(settings))
         return cast(Component, OmegaConf.to_object(merged))
@@ -165,13 +175,26 @@ def _fill(kind: type[Component], settings: Mapping[str, Any], where: str) -> Com
         raise ConfigError(f"{prefix}{e.full_key or ''}".rstrip(".") + f": {_one_line(e)}") from e
 
 
+def _containers(kind: type[Any], settings: Mapping[str, Any], prefix: str) -> None:
+    """Sections and lists must be such. OmegaConf checks it too, and names neither key nor value."""
+    wanted = {key: hint for key, hint in get_type_hints(kind).items() if key in settings}
+    for key, hint in wanted.items():
+        value = settings[key]
+        if is_dataclass(hint) and not isinstance(value, dict):
+            raise ConfigError(f"{prefix}{key} must be a section of settings, got {value!r}")
+        if get_origin(hint) is list and not isinstance(value, list):
+            raise ConfigError(f"{prefix}{key} must be a list, got {value!r}")
+        if is_dataclass(hint):
+            _containers(cast(type[Any], hint), value, f"{prefix}{key}.")
+
+
 def _known(settings: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     for key in settings:
         if key not in names:
             full = f"{where}.{key}" if where else key
             raise ConfigError(
                 f"{full} is not a setting; {where or 'an experiment'} has {', '.join(names)}"
-                + _nearest(key, names)
+                + _nearest(str(key), names)
             )
 
 

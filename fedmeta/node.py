@@ -5,6 +5,7 @@ The same three functions serve a local process, a Ray worker, Flower's simulatio
 
 from functools import lru_cache
 
+import torch
 from flwr.app import ConfigRecord, RecordDict
 
 from fedmeta import __version__
@@ -47,4 +48,5 @@ def _evaluate(content: RecordDict) -> RecordDict:
 def _open(experiment: str) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
     parsed = parse(experiment)
+    torch.set_num_threads(parsed.engine.threads)
     return parsed, Cohort.open(parsed)

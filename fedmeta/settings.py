@@ -45,8 +45,11 @@ class EngineSettings:
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     dtype: Literal["float32", "float64"] = "float32"
+    threads: int = 1
+    """CPU threads of each node. More than one changes the last bits of float32 sums."""
 
     def __post_init__(self) -> None:
+        _at_least("engine.threads", self.threads, 1)
         _at_least("engine.chunk", self.chunk, 1)
         _at_least("engine.workers", self.workers, 1)
 

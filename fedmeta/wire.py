@@ -74,7 +74,7 @@ def unpack_replies(content: RecordDict) -> Replies:
         clients=list(columns.pop("client")),  # type: ignore[arg-type]
         deltas=unpack_params(content.array_records["deltas"]),
         columns={name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()},
-        failures=dict(zip(failures["clients"], failures["reasons"], strict=True)),  # type: ignore[arg-type]
+        failures=dict(zip(failures["clients"], map(str, failures["reasons"]), strict=True)),  # type: ignore[arg-type]
         summed=bool(failures["summed"]),
     )
 

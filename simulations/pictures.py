@@ -52,7 +52,7 @@ class SinusoidPicture:
         support = federation.draw(client, 1, experiment.seed, "evaluate").draw(0).draw(0).support
         grid = torch.linspace(-5, 5, 200, dtype=dtype)[:, None]
         amplitude, phase = (float(part[0]) for part in federation.wave(client))
-        axes.plot(grid, amplitude * np.sin(grid - phase), color="black", label="true curve")
+        axes.plot(grid, amplitude * torch.sin(grid - phase), color="black", label="true curve")
         judge, most = objective(experiment), experiment.evaluation.steps
         path = experiment.learner.trajectory(judge, params, support, most)
         styles = {0: (GREY, "before"), 1: (ORANGE, "after 1 step"), most: (BLUE, f"after {most} steps")}

@@ -12,8 +12,8 @@ from fedmeta.errors import ConfigError
 from fedmeta.types import Params
 
 Schedule = Literal["constant", "linear", "cosine"]
-State = dict[int, dict[str, Tensor]]
-"""What the optimiser remembers of each param, by position; empty before the first step."""
+State = dict[str, dict[str, Tensor]]
+"""What the optimiser remembers of each param, by name; empty before the first step."""
 
 
 class Yogi(Optimizer):
@@ -29,6 +29,8 @@ class Yogi(Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         eps: float = 1e-3,
     ) -> None:
+        if not all(0 <= beta < 1 for beta in betas) or not eps > 0:
+            raise ValueError(f"betas must be in [0, 1) and eps > 0, got {betas} and {eps}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
@@ -64,10 +66,11 @@ class ServerOptimizer:
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf"):
             raise ConfigError(f"strategy.lr must be a finite number > 0, got {self.lr!r}")
+        self._class()
         probe = {"probe": torch.zeros(2)}
         try:
             self.step(probe, {"probe": torch.ones(2)}, {}, 0.0)
-        except (TypeError, ValueError, RuntimeError, AttributeError) as e:
+        except Exception as e:  # torch.optim checks options with errors of every kind
             raise ConfigError(
                 f"strategy.optimizer {self.name!r} cannot be used with {self.options}: {e}"
             ) from e
@@ -78,17 +81,23 @@ class ServerOptimizer:
         """New params and state; ``progress`` in [0, 1) is how much of the run lies behind."""
         leaves = {name: value.clone() for name, value in params.items()}
         optimizer = self._class()(list(leaves.values()), lr=self.lr, **self.options)
-        if state:
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        names = list(leaves)
+        if state:  # torch counts params, we name them: files keep no order
+            owned = {
+                position: {key: value.clone() for key, value in state[name].items()}
+                for position, name in enumerate(names)
+                if name in state
+            }
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": owned})
         for group in optimizer.param_groups:
             group["lr"] = self.lr * self._factor(progress)
         for name, leaf in leaves.items():
-            leaf.grad = delta[name]
+            leaf.grad = delta[name].clone()  # some optimisers write into it
         optimizer.step()
         for leaf in leaves.values():
             leaf.grad = None
         return leaves, {
-            position: {key: torch.as_tensor(v) for key, v in memory.items() if v is not None}
+            names[position]: {k: torch.as_tensor(v) for k, v in memory.items() if v is not None}
             for position, memory in optimizer.state_dict()["state"].items()
         }
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
@@ -41,6 +42,7 @@ def federate(
     experiment: Experiment, grid: Grid, folder: Path, recorders: Recorders, resume: bool = False
 ) -> Federated:
     """Train over the grid, checkpoint every round, and score the test clients once at the end."""
+    torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
     roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
     _check_counts(experiment, roster)
     state = load_state(folder, experiment) if resume else ServerState(0, first_params(experiment))

@@ -73,8 +73,8 @@ def fingerprint(experiment: Experiment) -> str:
 def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None:
     """Write the checkpoint of a run folder."""
     tensors: dict[str, Tensor] = {f"params/{k}": v for k, v in state.params.items()}
-    for position, memory in state.optimizer.items():
-        tensors |= {f"optimizer/{position}/{key}": value for key, value in memory.items()}
+    for name, memory in state.optimizer.items():
+        tensors |= {f"optimizer/{name}/{key}": value for key, value in memory.items()}
     best: dict[str, Any] | None = None
     if state.best is not None:
         tensors |= {f"best/{name}": value for name, value in state.best.params.items()}
@@ -97,10 +97,9 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
             "seed must be those the run began with"
         )
     optimizer: State = defaultdict(dict)
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, position, key = name.split("/", 2)
-            optimizer[int(position)][key] = value
+    for address, value in _group(tensors, "optimizer/").items():
+        name, key = address.rsplit("/", 1)
+        optimizer[name][key] = value
     best = header["best"] and Best(**header["best"], params=_group(tensors, "best/"))
     return ServerState(
         header["round"], _group(tensors, "params/"), dict(optimizer), best, Tally(**header["tally"])

@@ -52,13 +52,14 @@ def _broken(message: Message, asked: list[int], params: Params) -> str | None:
         return message.error.reason
     try:
         reply = unpack_replies(message.content)
-    except (KeyError, TypeError, ValueError) as e:
+    except Exception as e:  # bytes from outside can fail to decode in any way
         return f"the reply cannot be read ({type(e).__name__}: {e})"
-    if sorted([*reply.clients, *reply.failures]) != sorted(asked):
+    answered = [*reply.clients, *reply.failures]
+    if not all(type(client) is int for client in answered) or sorted(answered) != sorted(asked):
         return "the reply is not for the clients that were asked"
     if not reply.clients:
         return None
-    if any(len(values) != len(reply.clients) for values in reply.columns.values()):
+    if any(values.shape != (len(reply.clients),) for values in reply.columns.values()):
         return "the reply's columns have a different number of clients"
     if "examples" not in reply.columns:
         return "the reply does not say how many examples its clients have"

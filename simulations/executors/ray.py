@@ -20,11 +20,6 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One node: answers messages with what it keeps resident."""
 
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-
     def answer(self, message_type: str, params: ArrayRecord, rest: RecordDict) -> RecordDict | Error:
         """The reply, or what a node's failure looks like; bad input is raised."""
         from fedmeta.node import answer
@@ -93,7 +88,7 @@ class RayExecutor:
         raise FedmetaError(f"Ray worker {node} died {ATTEMPTS} times over the same block of clients")
 
     def _spawn(self) -> Any:
-        return ray.remote(Worker).options(**self._options).remote(threads=1)
+        return ray.remote(Worker).options(**self._options).remote()
 
 
 def _connect(settings: EngineSettings) -> None:
@@ -104,8 +99,7 @@ def _connect(settings: EngineSettings) -> None:
         if settings.address:
             ray.init(address=settings.address, **quiet)
         else:
-            cpus = max(settings.workers, os.cpu_count() or 1)
-            ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+            ray.init(include_dashboard=False, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as e:
         raise ConfigError(
             f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "

@@ -1,0 +1,5 @@
+"""``python -m simulations`` is the ``fedmeta`` command."""
+
+from simulations.cli import main
+
+main()

@@ -1,0 +1,147 @@
+"""Every engine gives the numbers of the loop, for every learner with every model."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fedmeta.engines import ENGINES, Engine, build_engine
+from fedmeta.engines.loop import Loop
+from fedmeta.engines.vmap import Vmap
+from fedmeta.evaluation import curve
+from fedmeta.learners import LEARNERS, Learner
+from fedmeta.learners.maml import Maml
+from fedmeta.learners.reptile import Reptile
+from fedmeta.learners.sgd import LocalSgd
+from fedmeta.models import MODELS, Model
+from fedmeta.models.conv4 import Conv4
+from fedmeta.models.mlp import Mlp
+from fedmeta.objective import Objective, initial_params
+from fedmeta.types import Batch, Episode, Metrics, Params, Update
+
+WAYS, SHAPE = 3, (1, 16, 16)
+CLIENTS = 5
+CHUNKS = [1, 2, 5, 8]  # alone, with a rest of one, exactly all, more than all
+
+LEARNER_CASES: dict[str, Learner] = {
+    "maml": Maml(inner_lr=0.1, inner_steps=2, order=2),
+    "maml first order": Maml(inner_lr=0.1, inner_steps=2, order=1, episodes=2),
+    "maml local steps": Maml(inner_lr=0.1, inner_steps=1, local_steps=2, local_lr=0.5),
+    "reptile": Reptile(inner_lr=0.1, inner_steps=3, batch_size=6, episodes=2),
+    "reptile adam": Reptile(inner_lr=1e-3, inner_steps=2, batch_size=9, inner_optimizer="adam"),
+    "sgd": LocalSgd(lr=0.1, epochs=1, batch_size=6),
+}
+MODEL_CASES: dict[str, Model] = {
+    "conv4 strided": Conv4(filters=4, downsampling="strided"),
+    "conv4 pooled": Conv4(filters=4, downsampling="pooled"),
+    "mlp": Mlp([8, 8]),
+    "mlp norm": Mlp([8, 8], norm=True),
+}
+ROUNDING = 1e-12
+ADAM_ROUNDING = 1e-7
+"""Adam divides by ``|g| + 1e-8``. A bias before batch norm has g = 0 and rounding of some 1e-17 in it,
+which becomes 1e-9 of a step, and more where steps add up."""
+
+
+def test_every_learner_model_and_engine_is_here() -> None:
+    assert {type(learner) for learner in LEARNER_CASES.values()} == set(LEARNERS.values())
+    assert {type(model) for model in MODEL_CASES.values()} == set(MODELS.values())
+    assert set(ENGINES.values()) == {Loop, Vmap}
+
+
+def test_build_engine() -> None:
+    assert build_engine("loop", 3) == Loop()
+    assert build_engine("vmap", 3) == Vmap(3)
+
+
+def opened(model: Model) -> tuple[Objective, Params]:
+    objective = Objective(model.build(SHAPE, WAYS), "cross_entropy")
+    return objective, initial_params(objective.module, 1, torch.float64)
+
+
+def cohort(clients: int, draws: int) -> Episode:
+    """Images of noise: support ``[clients, draws, 3, 1, 16, 16]``, and twice as many to query."""
+    generator = torch.Generator().manual_seed(2)
+
+    def batch(shots: int) -> Batch:
+        shape = (clients, draws, shots * WAYS, *SHAPE)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return Batch(x, torch.arange(WAYS).repeat(shots).expand(clients, draws, -1))
+
+    return Episode(batch(1), batch(2))
+
+
+def some(episodes: Episode, which: slice) -> Episode:
+    return Episode(*(Batch(part.x[which], part.y[which]) for part in episodes))
+
+
+def train(engine: Engine, learner: Learner, model: Model, episodes: Episode) -> Update:
+    objective, params = opened(model)
+
+    def update(params: Params, episodes: Episode) -> Update:
+        return learner.update(objective, params, episodes)
+
+    return engine.map(update, params, episodes)
+
+
+def evaluate(engine: Engine, learner: Learner, model: Model, episodes: Episode) -> Metrics:
+    objective, params = opened(model)
+
+    def scores(params: Params, episodes: Episode) -> Metrics:
+        return curve(learner, objective, params, episodes, 2)
+
+    return engine.map(scores, params, episodes)
+
+
+@pytest.mark.parametrize("model", MODEL_CASES)
+@pytest.mark.parametrize("learner", LEARNER_CASES)
+def test_vmap_equals_loop_in_training(relative_error, learner: str, model: str) -> None:
+    parts = LEARNER_CASES[learner], MODEL_CASES[model]
+    episodes = cohort(CLIENTS, parts[0].draws)
+    expected, found = (train(engine, *parts, episodes) for engine in (Loop(), Vmap(2)))
+    tolerance = ADAM_ROUNDING if "adam" in learner else ROUNDING
+    assert found.metrics["loss"].shape == (CLIENTS,)
+    assert relative_error(found.delta, expected.delta) < tolerance
+    assert relative_error(found.metrics, expected.metrics) < tolerance
+
+
+@pytest.mark.parametrize("model", MODEL_CASES)
+@pytest.mark.parametrize("learner", ["maml", "reptile", "sgd"])
+def test_vmap_equals_loop_in_evaluation(relative_error, learner: str, model: str) -> None:
+    parts = LEARNER_CASES[learner], MODEL_CASES[model]
+    expected, found = (evaluate(engine, *parts, cohort(CLIENTS, 2)) for engine in (Loop(), Vmap(2)))
+    assert found["loss"].shape == found["accuracy"].shape == (CLIENTS, 3)
+    assert torch.equal(found["accuracy"], expected["accuracy"])
+    assert relative_error(found, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_the_chunk_changes_nothing(relative_error, chunk: int) -> None:
+    """Second order through affine batch norm: wrong by 1e-4 where the gradient is outside of vmap."""
+    parts = LEARNER_CASES["maml"], MODEL_CASES["mlp norm"]
+    expected, found = (train(engine, *parts, cohort(CLIENTS, 1)) for engine in (Loop(), Vmap(chunk)))
+    assert relative_error(found.delta, expected.delta) < ROUNDING
+
+
+@pytest.mark.parametrize("engine", [Loop(), Vmap(2), Vmap(8)], ids=str)
+def test_a_client_does_not_depend_on_who_else_is_in_the_block(relative_error, engine: Engine) -> None:
+    """To the bit in the loop; a vectorised call may add in another order."""
+    parts = LEARNER_CASES["maml"], MODEL_CASES["conv4 strided"]
+    episodes = cohort(CLIENTS, 1)
+    together = train(engine, *parts, episodes).delta
+    for client in range(CLIENTS):
+        alone = train(engine, *parts, some(episodes, slice(client, client + 1))).delta
+        mine = {name: values[client : client + 1] for name, values in together.items()}
+        assert relative_error(mine, alone) <= (0 if engine == Loop() else ROUNDING)
+
+
+@pytest.mark.parametrize("engine", [Loop(), Vmap(2)], ids=str)
+def test_results_come_in_client_order(engine: Engine) -> None:
+    """Client c, whose targets are all c, reports ``c + w``; with five clients and w = 10, 10 to 14."""
+
+    def report(params: Params, episodes: Episode) -> dict[str, Tensor]:
+        return {"sum": episodes.support.y.mean() + params["w"]}
+
+    targets = torch.arange(5.0)[:, None, None].expand(5, 1, 3)
+    batch = Batch(targets, targets)
+    found = engine.map(report, {"w": torch.tensor(10.0)}, Episode(batch, batch))
+    assert found["sum"].tolist() == [10, 11, 12, 13, 14]

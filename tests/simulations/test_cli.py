@@ -1,0 +1,162 @@
+"""Bad input is one line that names the culprit, exit code 2, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from simulations.cli import app
+from tests.simulations.conftest import CONFIGS, SMALL
+
+QUICKSTART = str(CONFIGS / "quickstart.yaml")
+OMNIGLOT = str(CONFIGS / "omniglot_maml.yaml")
+
+
+def fedmeta(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(result: Result) -> str:
+    """The one line of an error."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, result.output
+    return lines[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["learner.inner_lrr=0.1"], ["learner.inner_lrr", "did you mean inner_lr?"]),
+        (["lerner.inner_lr=0.1"], ["lerner", "did you mean learner?"]),
+        (["learner.name=mamml"], ["learner.name", "'mamml'", "did you mean maml?"]),
+        (["learner.inner_lr=fast"], ["learner.inner_lr", "'fast'", "Float"]),
+        (["learner.inner_lr=-1"], ["learner.inner_lr", "> 0", "-1.0"]),
+        (["learner.order=3"], ["learner.order", "'3'", "[1, 2]"]),
+        (["rounds=0"], ["rounds", "1 or more", "got 0"]),
+        (["strategy.lr=0"], ["strategy.lr", "> 0", "0.0"]),
+        (["cohort.clients=401"], ["cohort.clients", "400 train clients", "got 401"]),
+        (["evaluation.clients=101"], ["evaluation.clients", "100 val clients", "got 101"]),
+        (["engine.device=gpu0"], ["engine.device", "cpu", "'gpu0'"]),
+        (["data.examples=15"], ["data.examples", "client 0", "15", "10 (shots) + 10 (queries)"]),
+        (["model.name=conv4", "model.hidden=null"], ["model.hidden", "filters"]),
+    ],
+)
+def test_bad_settings(here: Path, overrides: list[str], words: list[str]) -> None:
+    line = refused(fedmeta("run", QUICKSTART, *overrides))
+    assert all(word in line for word in words), line
+    assert not any(path.is_file() for path in here.rglob("*"))
+
+
+def test_a_config_that_does_not_exist(here: Path) -> None:
+    assert "nowhere.yaml" in refused(fedmeta("run", "nowhere.yaml"))
+
+
+def test_a_run_folder_that_exists(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "thesis.txt").write_text("precious")
+    line = refused(fedmeta("run", QUICKSTART, "--run-dir", "mine"))
+    assert "mine" in line
+    assert "--resume" in line
+    assert (here / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_run_folder_that_cannot_be_made(here: Path) -> None:
+    (here / "file").write_text("")
+    line = refused(fedmeta("run", QUICKSTART, "--run-dir", "file/run"))
+    assert "file/run" in line
+
+
+def test_missing_data_says_what_to_do(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDMETA_DATA", str(here))
+    line = refused(fedmeta("run", OMNIGLOT, "tracking.wandb.mode=disabled"))
+    assert str(here) in line
+    assert "images_background" in line
+    assert "unset FEDMETA_DATA" in line
+
+
+def test_resume_needs_a_run_folder(here: Path) -> None:
+    assert "not a run folder" in refused(fedmeta("run", "--resume", str(here)))
+
+
+def test_a_checkpoint_of_another_config(here: Path) -> None:
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+    before = {path: path.read_bytes() for path in (here / "done").rglob("*") if path.is_file()}
+    line = refused(fedmeta("run", "--resume", "done", "learner.inner_lr=0.5"))
+    assert "another config" in line
+    assert {p: p.read_bytes() for p in (here / "done").rglob("*") if p.is_file()} == before
+
+
+def test_a_broken_checkpoint(here: Path) -> None:
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+    checkpoint = here / "done/checkpoint/state.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:200])
+    assert "not a readable checkpoint" in refused(fedmeta("run", "--resume", "done"))
+
+
+def test_a_full_disk_stops_with_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    """A limit on file size is what a full disk looks like to a process: the write comes up short."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        "from simulations.cli import main; main()"
+    )
+    wide = ["model.hidden=[64,64]", "rounds=50", "evaluation.every=50"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, "run", QUICKSTART, *SMALL, *wide, "--run-dir", "run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    assert "File too large" in result.stderr
+    assert not list((tmp_path / "run").rglob(".state*")), "a half-written file was left"
+
+
+def test_a_dry_run_shows_the_resolved_config_and_writes_nothing(here: Path) -> None:
+    result = fedmeta("run", QUICKSTART, "learner.inner_lr=0.02", "--dry-run")
+    assert result.exit_code == 0
+    assert "inner_lr: 0.02" in result.output
+    assert "min_replies: 1" in result.output  # a default
+    assert not any(here.iterdir())
+
+
+def test_list_names_everything_with_its_paper() -> None:
+    result = fedmeta("list")
+    assert result.exit_code == 0
+    for word in ("maml", "reptile", "sgd", "conv4", "mlp", "omniglot", "sinusoid", "fedyogi", "vmap"):
+        assert word in result.output
+    assert "Finn" in result.output
+    assert "McMahan" in result.output
+
+
+def test_evaluate_again_gives_the_same_scores(here: Path) -> None:
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+    assert fedmeta("evaluate", "done").exit_code == 0
+    summary, again = ((here / "done" / f).read_text() for f in ("summary.json", "evaluation.json"))
+    import json
+
+    assert json.loads(summary)["test"] == json.loads(again)["test"]
+
+
+def test_importing_the_command_is_quick_and_light() -> None:
+    """Heavy parts wait until they are asked for."""
+    program = "import sys, simulations.cli; print(sorted({'ray','wandb','torch','matplotlib'} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert result.stdout.strip() == "[]"

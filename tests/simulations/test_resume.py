@@ -1,0 +1,95 @@
+"""A run that dies goes on to the same bits, whatever it died of."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from simulations.run import run
+from strategies.opening import open_old
+from tests.simulations.conftest import CONFIGS, SMALL, small
+
+ROUNDS = 300
+CHECKPOINT = "checkpoint/state.safetensors"
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    """A run in a process of its own."""
+    command = [sys.executable, "-m", "simulations", "run", str(CONFIGS / "quickstart.yaml")]
+    settings = [*SMALL, f"rounds={ROUNDS}", "evaluation.every=50"]
+    return subprocess.Popen(
+        [*command, *settings, "--run-dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def wait_for_rounds(folder: Path, count: int) -> None:
+    metrics, deadline = folder / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count('"train"') >= count):
+        assert time.monotonic() < deadline, "the run did not get that far"
+        time.sleep(0.02)
+
+
+def without_clock(folder: Path) -> list[dict[str, object]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
+
+
+@pytest.mark.parametrize(("death", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_killed_and_resumed_equals_uninterrupted(
+    tmp_path: Path, death: signal.Signals, code: int
+) -> None:
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(folder)
+    wait_for_rounds(folder, 20)
+    os.kill(process.pid, death)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == code, output
+    assert len([r for r in rows(folder) if r["split"] == "train"]) < ROUNDS
+
+    experiment, _ = open_old(folder, None, [])
+    resumed = run(experiment, folder, resume=True)
+    whole.mkdir()
+    uninterrupted = run(small(f"rounds={ROUNDS}", "evaluation.every=50"), whole)
+
+    assert all(resumed.params[k].equal(uninterrupted.params[k]) for k in uninterrupted.params)
+    assert (folder / "clients.jsonl").read_bytes() == (whole / "clients.jsonl").read_bytes()
+    assert without_clock(folder) == without_clock(whole)
+    assert resumed.summary["test"] == uninterrupted.summary["test"]
+
+
+def test_three_rounds_and_two_more_equal_five_with_server_momentum(tmp_path: Path) -> None:
+    settings = ("strategy.name=fedyogi", "strategy.tau=0.001")
+    for name, rounds in (("split", 3), ("whole", 5)):
+        (tmp_path / name).mkdir()
+        run(small(*settings, f"rounds={rounds}", "evaluation.every=5"), tmp_path / name)
+    run(small(*settings, "rounds=5", "evaluation.every=5"), tmp_path / "split", resume=True)
+    # the best on validation differs: three rounds end with an evaluation of their own
+    last = [tmp_path / name / "metrics.jsonl" for name in ("split", "whole")]
+    split, whole = ([json.loads(line) for line in path.read_text().splitlines()] for path in last)
+    pick = [[r["loss"] for r in part if r["split"] == "train"] for part in (split, whole)]
+    assert pick[0] == pick[1]
+    assert [r["after"] for r in split if (r["round"], r["split"]) == (5, "val")] == [
+        r["after"] for r in whole if (r["round"], r["split"]) == (5, "val")
+    ]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    process = start(tmp_path / "run")
+    wait_for_rounds(tmp_path / "run", 3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in output
+    assert "Traceback" not in output
+    assert (tmp_path / "run" / CHECKPOINT).exists()
