@@ -10,10 +10,7 @@ FILE = "log.txt"
 
 
 def log_to(folder: Path, console: Console) -> None:
-    """Log into the run folder; Flower's own log only from warnings up."""
-    import flwr  # noqa: F401  importing it resets the level of its logger
-
-    logging.getLogger("flwr").setLevel(logging.WARNING)
+    """Log into the run folder."""
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
     screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
     file = logging.FileHandler(folder / FILE)

@@ -35,12 +35,13 @@ class SinusoidPicture:
         _, params = selected(
             load_state(self._run.folder, self._run.experiment), self._run.experiment
         )
-        figure = Figure(figsize=(9.6, 3.4), dpi=120, layout="constrained")
-        for client, axes in enumerate(figure.subplots(1, CLIENTS, sharey=True)):
+        count = min(CLIENTS, summary["test"]["clients"])
+        figure = Figure(figsize=(3.2 * count, 3.4), dpi=120, layout="constrained")
+        for client, axes in enumerate(figure.subplots(1, count, sharey=True, squeeze=False)[0]):
             self._draw(axes, client, params)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        figure.suptitle(f"{self._run.experiment.name}: adaptation on {CLIENTS} unseen clients")
+        figure.suptitle(f"{self._run.experiment.name}: adaptation on unseen clients")
         figure.savefig(self._run.folder / "plots" / "adaptation_on_clients.png")
 
     def _draw(self, axes: Any, index: int, params: Params) -> None:

@@ -26,7 +26,6 @@ from strategies.state import ServerState, load_state, save_state, selected
 
 TIMEOUT = 3600.0
 """Seconds that a round may take before the clients that are not back are dropped."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ def federate(
     experiment: Experiment, grid: Grid, folder: Path, recorders: Recorders, resume: bool = False
 ) -> Federated:
     """Train over the grid, checkpoint every round, and score the test clients once at the end."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # it prints several lines a round
     torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
     roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
     _check_counts(experiment, roster)

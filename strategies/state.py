@@ -91,7 +91,7 @@ def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None
 def load_state(folder: Path, experiment: Experiment) -> ServerState:
     """Read the checkpoint of a run folder; it must be of this experiment."""
     tensors, header = read_checkpoint(folder / CHECKPOINT)
-    if header["fingerprint"] != fingerprint(experiment):
+    if header.get("fingerprint") != fingerprint(experiment):
         raise RunFolderError(
             f"{folder / CHECKPOINT}: is of another config; data, model, learner, strategy, cohort and "
             "seed must be those the run began with"

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import zipfile
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass
 from hashlib import sha256
@@ -74,8 +75,11 @@ def _drawings(part: str, archive: Path) -> list[_Drawing]:
         raise _corrupt(archive, e) from e
     found = []
     for info in sorted(infos, key=lambda info: info.filename):
-        _, alphabet, character, _ = info.filename.split("/")
-        number = int(character.removeprefix("character"))
+        try:
+            _, alphabet, character, _ = info.filename.split("/")
+            number = int(character.removeprefix("character"))
+        except ValueError as e:
+            raise _corrupt(archive, f"{info.filename} is no drawing of a character") from e
         found.append(_Drawing(archive, part, alphabet, number, info))
     counts: dict[tuple[str, int], int] = defaultdict(int)
     for drawing in found:
@@ -114,7 +118,7 @@ def _decode(members: list[_Drawing]) -> NDArray[np.uint8]:
         try:
             with Image.open(io.BytesIO(archives[member.archive].read(member.info))) as image:
                 small = image.convert("L").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-        except (zipfile.BadZipFile, OSError, ValueError) as e:
+        except (zipfile.BadZipFile, zlib.error, OSError, ValueError) as e:
             raise _corrupt(member.archive, f"{member.info.filename}: {e}") from e
         images[i] = 255 - np.asarray(small)
     for archive in archives.values():

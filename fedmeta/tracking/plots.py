@@ -23,32 +23,40 @@ class Plots:
         """Draw."""
         if summary is None:
             return
-        rows = read_lines(self._run.folder / "metrics.jsonl")
-        learning_curve(rows, self._run.experiment.name, self._run.folder)
+        folder, title = self._run.folder, self._run.experiment.name
+        rows = read_lines(folder / "metrics.jsonl")
+        save(learning_curve(rows, title), folder / "plots/learning_curve.png")
         if "test" in summary:
-            adaptation_curve(summary["test"]["curve"], self._run.experiment.name, self._run.folder)
+            curve = summary["test"]["curve"]
+            save(adaptation_curve(curve, title), folder / "plots/adaptation_curve.png")
 
 
-def learning_curve(rows: list[Row], title: str, folder: Path) -> Path:
+def learning_curve(rows: list[Row], title: str) -> Any:
     """Validation score before and after adaptation against rounds, with 95 % intervals."""
     figure, axes = new_figure(title)
     val = [row for row in rows if row["split"] == "val"]
     name, scale = score_of(val[0]["after"]) if val else ("loss", 1.0)
+    steps = len(val[0]["curve"]) - 1 if val else 0
     rounds = [row["round"] for row in val]
-    for when, colour, style in (("before", GREY, "--"), ("after", BLUE, "-")):
-        label = f"{when} adaptation" + (f" ({len(val[0]['curve']) - 1} steps)" if when == "after" else "")
+    for when, suffix, colour, style in (
+        ("before", "", GREY, "--"),
+        ("after", f" ({steps} steps)", BLUE, "-"),
+    ):
+        label = f"{when} adaptation{suffix}"
         band(axes, rounds, [row[when] for row in val], name, scale, colour, style, label)
     axes.set_xlabel("round")
-    return finish(figure, axes, name, "unseen validation clients", folder / "plots/learning_curve.png")
+    annotate(axes, name, "unseen validation clients")
+    return figure
 
 
-def adaptation_curve(curve: list[Row], title: str, folder: Path) -> Path:
+def adaptation_curve(curve: list[Row], title: str) -> Any:
     """Test score against inner steps, with 95 % intervals over clients."""
     figure, axes = new_figure(title)
     name, scale = score_of(curve[0])
     band(axes, list(range(len(curve))), curve, name, scale, ORANGE, "-", "mean over clients")
     axes.set_xlabel("inner steps on the client's support")
-    return finish(figure, axes, name, "unseen test clients", folder / "plots/adaptation_curve.png")
+    annotate(axes, name, "unseen test clients")
+    return figure
 
 
 def band(
@@ -80,13 +88,16 @@ def new_figure(title: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def finish(figure: Any, axes: Any, name: str, whose: str, path: Path) -> Path:
-    """Label and save."""
+def annotate(axes: Any, name: str, whose: str) -> None:
+    """The unit, whose score it is, and what the band means."""
     unit = "accuracy (%)" if name == "accuracy" else "query loss"
     axes.set_ylabel(f"{unit}, {whose}")
     if name == "loss":
         axes.set_ylim(bottom=0)
     axes.legend(frameon=False, title="band: 95 % interval")
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-    return path

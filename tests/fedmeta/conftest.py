@@ -39,7 +39,10 @@ class Quadratic:
         """``[draws, examples, ...]`` from single episodes."""
         support, query = zip(*episodes, strict=True)
         return Episode(
-            *(Batch(*(torch.stack(part) for part in zip(*side, strict=True))) for side in (support, query))
+            *(
+                Batch(*(torch.stack(part) for part in zip(*side, strict=True)))
+                for side in (support, query)
+            )
         )
 
 

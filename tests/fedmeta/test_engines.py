@@ -37,9 +37,6 @@ MODEL_CASES: dict[str, Model] = {
     "mlp norm": Mlp([8, 8], norm=True),
 }
 ROUNDING = 1e-12
-ADAM_ROUNDING = 1e-7
-"""Adam divides by ``|g| + 1e-8``. A bias before batch norm has g = 0 and rounding of some 1e-17 in it,
-which becomes 1e-9 of a step, and more where steps add up."""
 
 
 def test_every_learner_model_and_engine_is_here() -> None:
@@ -92,16 +89,29 @@ def evaluate(engine: Engine, learner: Learner, model: Model, episodes: Episode) 
     return engine.map(scores, params, episodes)
 
 
+def without_idle(delta: Params) -> Params:
+    """Without the biases that batch norm takes out again.
+
+    Their gradient is 0 but for rounding of some 1e-17, and Adam divides it by ``|g| + 1e-8``: what is
+    left is 1e-9 of a step and more, of noise.
+    """
+    idle = ("conv.bias", "linear0.bias", "linear1.bias")
+    return {name: values for name, values in delta.items() if not name.endswith(idle)}
+
+
 @pytest.mark.parametrize("model", MODEL_CASES)
 @pytest.mark.parametrize("learner", LEARNER_CASES)
 def test_vmap_equals_loop_in_training(relative_error, learner: str, model: str) -> None:
     parts = LEARNER_CASES[learner], MODEL_CASES[model]
     episodes = cohort(CLIENTS, parts[0].draws)
     expected, found = (train(engine, *parts, episodes) for engine in (Loop(), Vmap(2)))
-    tolerance = ADAM_ROUNDING if "adam" in learner else ROUNDING
     assert found.metrics["loss"].shape == (CLIENTS,)
-    assert relative_error(found.delta, expected.delta) < tolerance
-    assert relative_error(found.metrics, expected.metrics) < tolerance
+    assert relative_error(found.metrics, expected.metrics) < ROUNDING
+    if "adam" in learner and "norm" in "".join(expected.delta):
+        expected, found = (
+            result._replace(delta=without_idle(result.delta)) for result in (expected, found)
+        )
+    assert relative_error(found.delta, expected.delta) < ROUNDING
 
 
 @pytest.mark.parametrize("model", MODEL_CASES)
@@ -118,12 +128,16 @@ def test_vmap_equals_loop_in_evaluation(relative_error, learner: str, model: str
 def test_the_chunk_changes_nothing(relative_error, chunk: int) -> None:
     """Second order through affine batch norm: wrong by 1e-4 where the gradient is outside of vmap."""
     parts = LEARNER_CASES["maml"], MODEL_CASES["mlp norm"]
-    expected, found = (train(engine, *parts, cohort(CLIENTS, 1)) for engine in (Loop(), Vmap(chunk)))
+    expected, found = (
+        train(engine, *parts, cohort(CLIENTS, 1)) for engine in (Loop(), Vmap(chunk))
+    )
     assert relative_error(found.delta, expected.delta) < ROUNDING
 
 
 @pytest.mark.parametrize("engine", [Loop(), Vmap(2), Vmap(8)], ids=str)
-def test_a_client_does_not_depend_on_who_else_is_in_the_block(relative_error, engine: Engine) -> None:
+def test_a_client_does_not_depend_on_who_else_is_in_the_block(
+    relative_error, engine: Engine
+) -> None:
     """To the bit in the loop; a vectorised call may add in another order."""
     parts = LEARNER_CASES["maml"], MODEL_CASES["conv4 strided"]
     episodes = cohort(CLIENTS, 1)

@@ -23,7 +23,9 @@ def test_accuracy_is_the_share_of_hits() -> None:
     # log-sum-exp less the target's logit: (2, 0, 0) hit, hit, miss; (0, 2, 1) short by one
     partition = torch.tensor([2.0, 0, 0]).exp().sum().log()
     second = torch.tensor([0.0, 2, 1]).exp().sum().log() - 1
-    assert float(scores["loss"]) == pytest.approx(float((2 * (partition - 2) + partition + second) / 4))
+    assert float(scores["loss"]) == pytest.approx(
+        float((2 * (partition - 2) + partition + second) / 4)
+    )
 
 
 def test_regression_has_a_loss_only() -> None:

@@ -24,6 +24,9 @@ def test_weighted_sum_keeps_the_dtype() -> None:
 
 def test_select_and_concatenate_are_inverse(points) -> None:
     stack = {"a": points(4, 2), "b": points(4)}
-    parts = select(stack, torch.tensor([0, 1])), select(stack, torch.tensor([False, False, True, True]))
+    parts = (
+        select(stack, torch.tensor([0, 1])),
+        select(stack, torch.tensor([False, False, True, True])),
+    )
     joined = concatenate(parts)
     assert all(torch.equal(joined[name], values) for name, values in stack.items())

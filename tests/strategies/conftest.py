@@ -41,6 +41,4 @@ def quickstart() -> Callable[..., Experiment]:
 @pytest.fixture(scope="session")
 def reply() -> Callable[[int, RecordDict | Error], Message]:
     """What Flower delivers of a node's answer."""
-    return lambda node, content: Message(
-        content, reply_to=Message(RecordDict(), node, "train")
-    )
+    return lambda node, content: Message(content, reply_to=Message(RecordDict(), node, "train"))

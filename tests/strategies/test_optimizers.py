@@ -34,8 +34,7 @@ def draw(seed: int, dtype: torch.dtype = torch.float32) -> Params:
     generator = torch.Generator().manual_seed(seed)
     shapes = {"layer.weight": (3, 2), "layer.bias": (2,), "rate": ()}
     return {
-        name: torch.randn(shape, generator=generator, dtype=dtype)
-        for name, shape in shapes.items()
+        name: torch.randn(shape, generator=generator, dtype=dtype) for name, shape in shapes.items()
     }
 
 
@@ -114,7 +113,7 @@ def test_fedadam_corrects_the_bias() -> None:
 def reddi(
     w: np.ndarray, deltas: list[np.ndarray], lr: float, tau: float, b1: float, b2: float, name: str
 ) -> np.ndarray:
-    """Reddi et al. 2021, Algorithm 2: v starts at tau^2, no bias correction. Their Delta is -delta."""
+    """Reddi et al. 2021, Algorithm 2, v from tau^2, no bias correction; their Delta is -delta."""
     m, v = np.zeros_like(w), np.full_like(w, tau**2)
     for delta in deltas:
         m = b1 * m + (1 - b1) * -delta

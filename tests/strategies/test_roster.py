@@ -51,7 +51,7 @@ def test_twin_nodes_share_clients_in_equal_consecutive_blocks(count: int) -> Non
     chosen = np.arange(10)[-count:]
     assigned = Roster({5: ALL, 2: ALL, 9: ALL}).assign(chosen)
     blocks = [assigned[node] for node in sorted(assigned)]
-    assert sum(blocks, []) == chosen.tolist()
+    assert [client for block in blocks for client in block] == chosen.tolist()
     assert max(map(len, blocks)) - min(map(len, blocks)) <= 1
     assert len(blocks) == min(count, 3)
 
@@ -91,7 +91,7 @@ def test_a_worker_hosts_the_whole_federation(quickstart: Callable[..., Experimen
 
 
 def test_another_version_stops_the_run() -> None:
-    with pytest.raises(FedmetaError, match=rf"node 3 runs fedmeta 0\.0\.9, the server {__version__}"):
+    with pytest.raises(FedmetaError, match=rf"node 3 runs fedmeta 0\.0\.9, .* {__version__}"):
         roster_of(hosting(0), hosting(1, version="0.0.9"))
 
 

@@ -35,8 +35,8 @@ def test_ids_are_distinct_ascending_and_of_the_federation(count: int) -> None:
 def test_every_client_is_equally_likely(clients: int, count: int) -> None:
     """Chi-square of how often each of n clients was among k, over R rounds.
 
-    Drawn without replacement, the counts have covariance R k (n-k) / (n (n-1)) (I - 1/n), so the sum of
-    squares over that factor is chi-square with n-1 degrees of freedom. Two-sided, at 0.2 %.
+    Drawn without replacement, the counts have covariance R k (n-k) / (n (n-1)) (I - 1/n), so the
+    sum of squares over that factor is chi-square with n-1 degrees of freedom. Two-sided, at 0.2 %.
     """
     rounds = 3000
     drawn = [sample(np.arange(clients), count, 0, round) for round in range(rounds)]

@@ -28,7 +28,9 @@ def test_minibatches(total: int, size: int, count: int, expected: list[list[int]
 
 
 def test_every_example_is_support_then_query() -> None:
-    joined = every_example(Episode(Batch(*(t[:2] for t in numbered(5))), Batch(*(t[2:] for t in numbered(5)))))
+    joined = every_example(
+        Episode(Batch(*(t[:2] for t in numbered(5))), Batch(*(t[2:] for t in numbered(5))))
+    )
     assert torch.equal(joined.x, numbered(5).x)
     assert torch.equal(joined.y, numbered(5).y)
 

@@ -142,9 +142,7 @@ def adapted_by_autograd(
 ) -> Params:
     fast = params
     for _ in range(steps):
-        grads = torch.autograd.grad(
-            loss(fast, support), list(fast.values()), create_graph=graph
-        )
+        grads = torch.autograd.grad(loss(fast, support), list(fast.values()), create_graph=graph)
         fast = {name: w - RATE * g for (name, w), g in zip(fast.items(), grads, strict=True)}
     return fast
 
@@ -165,7 +163,11 @@ def meta_gradient_by_torchopt(
     objective.module.load_state_dict(params, assign=True)
     net, names = objective.module, list(params)
     start = [net.get_parameter(name).requires_grad_() for name in names]
-    loss = torch.nn.MSELoss() if objective.kind == "mean_squared_error" else torch.nn.CrossEntropyLoss()
+    loss = (
+        torch.nn.MSELoss()
+        if objective.kind == "mean_squared_error"
+        else torch.nn.CrossEntropyLoss()
+    )
     inner = torchopt.MetaSGD(net, lr=RATE)
     for _ in range(steps):
         inner.step(loss(net(episode.support.x), episode.support.y))
@@ -250,7 +252,9 @@ def test_orders_agree_as_the_rate_goes_to_0(points) -> None:
     objective, params, episode = tanh_net(points)
 
     def difference(rate: float) -> Tensor:
-        first, second = (delta(Maml(rate, 1, order), objective, params, episode) for order in (1, 2))
+        first, second = (
+            delta(Maml(rate, 1, order), objective, params, episode) for order in (1, 2)
+        )
         return torch.cat([(second[name] - first[name]).flatten() for name in params])
 
     large, small = difference(1e-3), difference(1e-5)

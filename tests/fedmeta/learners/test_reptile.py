@@ -62,7 +62,9 @@ def test_one_step_is_the_joint_gradient(quadratic, points, hessians) -> None:
 def test_is_the_displacement_of_federated_averaging(quadratic, points, batch_size: int) -> None:
     """With sgd inside and as many steps as E epochs have, Reptile's client is FedAvg's, to the bit."""
     w, support, query = points(3, 4)
-    episode = quadratic.stack([Episode(quadratic.batch(support, None, 3), quadratic.batch(query, None, 5))])
+    episode = quadratic.stack(
+        [Episode(quadratic.batch(support, None, 3), quadratic.batch(query, None, 5))]
+    )
     steps = 2 * -(-8 // batch_size)
     reptile = Reptile(RATE, steps, batch_size).update(quadratic, {"w": w}, episode)
     averaging = LocalSgd(RATE, 2, batch_size).update(quadratic, {"w": w}, episode)
@@ -127,7 +129,12 @@ def walked(objective: Objective, params: Params, x: Tensor, y: Tensor, optimizer
 
 def test_trajectory_walks_minibatches_of_the_support(quadratic, points) -> None:
     w, first, second = points(3, 4)
-    support = Batch(*(torch.cat(parts) for parts in zip(quadratic.batch(first), quadratic.batch(second), strict=True)))
+    support = Batch(
+        *(
+            torch.cat(parts)
+            for parts in zip(quadratic.batch(first), quadratic.batch(second), strict=True)
+        )
+    )
     found = [p["w"] for p in Reptile(RATE, 1, 1).trajectory(quadratic, {"w": w}, support, 3)]
     expected = [w]
     for centre in (first, second, first):
@@ -138,7 +145,9 @@ def test_trajectory_walks_minibatches_of_the_support(quadratic, points) -> None:
 def test_update_is_pure(quadratic, points) -> None:
     w, support, query = points(3, 4)
     params, episodes = {"w": w.clone()}, quadratic.episodes([support], [query])
-    first, again = (Reptile(0.1, 3, 1, "adam").update(quadratic, params, episodes) for _ in range(2))
+    first, again = (
+        Reptile(0.1, 3, 1, "adam").update(quadratic, params, episodes) for _ in range(2)
+    )
     assert torch.equal(first.delta["w"], again.delta["w"])
     assert torch.equal(params["w"], w)
 

@@ -49,7 +49,9 @@ def test_equal_curvatures_settle_at_the_weighted_mean_of_the_centres(quadratic, 
     centres, weights = points(3, 4), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     settled = weights @ centres
     deltas = [
-        LocalSgd(RATE, 4, 2).update(quadratic, {"w": settled}, quadratic.episodes([c], [c])).delta["w"]
+        LocalSgd(RATE, 4, 2)
+        .update(quadratic, {"w": settled}, quadratic.episodes([c], [c]))
+        .delta["w"]
         for c in centres
     ]
     close(weights @ torch.stack(deltas), torch.zeros(4).to(centres))
@@ -79,16 +81,22 @@ def test_unequal_curvatures_drift(quadratic, points) -> None:
 def test_fine_tuning_walks_the_support(quadratic, points) -> None:
     w, support = points(2, 4)
     found = [
-        p["w"] for p in LocalSgd(RATE, 1, 1).trajectory(quadratic, {"w": w}, quadratic.batch(support), 3)
+        p["w"]
+        for p in LocalSgd(RATE, 1, 1).trajectory(quadratic, {"w": w}, quadratic.batch(support), 3)
     ]
-    close(torch.stack(found), torch.stack([support + (1 - RATE) ** j * (w - support) for j in range(4)]))
+    close(
+        torch.stack(found),
+        torch.stack([support + (1 - RATE) ** j * (w - support) for j in range(4)]),
+    )
 
 
 def test_one_episode_is_one_update() -> None:
     assert LocalSgd(0.1, 3, 10).draws == 1
 
 
-@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("lr", float("nan")), ("epochs", 0), ("batch_size", -2)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("lr", 0.0), ("lr", float("nan")), ("epochs", 0), ("batch_size", -2)]
+)
 def test_settings_out_of_range(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"^learner\.{key} must .*, got {value}$"):
         LocalSgd(**({"lr": 0.1, "epochs": 1, "batch_size": 1} | {key: value}))

@@ -49,7 +49,10 @@ def test_shape_and_dtype(model: Model, dtype: torch.dtype) -> None:
 def test_float32_is_float64_rounded(model: Model) -> None:
     """The draw is the same. ``1e-4``: some 1e3 roundings of 6e-8 in a forward pass."""
     objective = Objective(model.build(IMAGE, 5), "cross_entropy")
-    params = {dtype: initial_params(objective.module, 0, dtype) for dtype in (torch.float32, torch.float64)}
+    params = {
+        dtype: initial_params(objective.module, 0, dtype)
+        for dtype in (torch.float32, torch.float64)
+    }
     for name, param in params[torch.float64].items():
         assert torch.equal(params[torch.float32][name], param.float())
     single, double = (objective.predict(params[dtype], images(6, dtype)) for dtype in params)
@@ -104,7 +107,9 @@ def test_mlp_without_hidden_tricks_is_two_matrix_products() -> None:
 @pytest.mark.parametrize("downsampling", ["strided", "pooled"])
 def test_conv4_is_what_the_papers_say(downsampling: str) -> None:
     """Block by block: convolution, batch statistics, ReLU and, where pooled, the pool after it."""
-    objective = Objective(Conv4(filters=4, downsampling=downsampling).build(IMAGE, 5), "cross_entropy")
+    objective = Objective(
+        Conv4(filters=4, downsampling=downsampling).build(IMAGE, 5), "cross_entropy"
+    )
     params, x = initial_params(objective.module, 0, torch.float64), images(6)
     h, strided = x, downsampling == "strided"
     for block in (f"block{i}" for i in range(4)):
@@ -127,7 +132,9 @@ def test_nothing_is_remembered_between_calls(model: Model) -> None:
     assert torch.equal(module.eval()(images(6, torch.float32)), trained)
 
 
-@pytest.mark.parametrize(("name", "transductive"), [("conv4 strided", True), ("mlp norm", True), ("mlp", False)])
+@pytest.mark.parametrize(
+    ("name", "transductive"), [("conv4 strided", True), ("mlp norm", True), ("mlp", False)]
+)
 def test_batch_norm_is_transductive(name: str, transductive: bool) -> None:
     """With batch norm a prediction depends on the rest of the batch; without, it does not."""
     module = CASES[name].build(IMAGE, 5).double()
@@ -198,7 +205,9 @@ def test_later_changes_of_the_module_do_not_reach_the_params() -> None:
         (Mlp, {"hidden": [40, 0]}, r"^model\.hidden must list .*, got \[40, 0\]$"),
     ],
 )
-def test_settings_out_of_range(kind: type[Model], settings: dict[str, object], message: str) -> None:
+def test_settings_out_of_range(
+    kind: type[Model], settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         kind(**settings)
 

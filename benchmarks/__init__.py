@@ -1,0 +1,1 @@
+"""One script per question; results stand in docs/results.md."""

@@ -1,0 +1,142 @@
+"""What the framework itself costs: start-up, time per client and round, memory per registered client.
+
+    python -m benchmarks.overhead
+
+Prints medians. Uses the identity learner for the overhead, so that no arithmetic is timed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from fedmeta.config import load
+from fedmeta.types import Batch, Episode, Loss, Params, Update
+from simulations.run import run
+from strategies.stock import STRATEGIES
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
+REPEATS = 5
+SMALL_EVALUATION = ("evaluation.clients=2", "evaluation.steps=0", "data.clients.test=2")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Learns nothing: its delta is zero. What is left of a round is the framework."""
+
+    draws: int = 1
+
+    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+        """The params, unchanged."""
+        return repeat(params, steps + 1)
+
+    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
+        """Zeros, and a metric that costs nothing."""
+        zero = {name: torch.zeros_like(value) for name, value in params.items()}
+        return Update(zero, {"loss": torch.zeros(())})
+
+
+def register_identity() -> None:
+    """Run in every Ray worker when it starts; sent by value, so it imports for itself."""
+    from fedmeta.learners import LEARNERS
+
+    LEARNERS["identity"] = Identity
+
+
+def first_round() -> float:
+    """Seconds from the command to the first finished round, 1,000 clients, local executor."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = Path(folder) / "run" / "metrics.jsonl"
+        command = [sys.executable, "-m", "simulations", "run", str(QUICKSTART), "rounds=1"]
+        settings = ["data.clients.train=1000", f"--run-dir={metrics.parent}"]
+        began = time.perf_counter()
+        process = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
+        while not (metrics.exists() and '"train"' in metrics.read_text()):
+            if process.poll() not in (None, 0):
+                raise RuntimeError(f"the run failed with exit code {process.returncode}")
+            time.sleep(0.005)
+        seconds = time.perf_counter() - began
+        process.wait()
+    return seconds
+
+
+def milliseconds_per_client(replies: str, clients: int = 1000, rounds: int = 20) -> float:
+    """Wall time of a round over its clients: identity learner, 10 KB model, two Ray workers."""
+    settings = (
+        "learner={name: identity}",
+        "model.hidden=[48,48]",
+        "strategy={name: fedavg}",
+        f"cohort.clients={clients}",
+        f"cohort.replies={replies}",
+        f"data.clients.train={clients}",
+        f"rounds={rounds}",
+        "evaluation.every=1000",
+        "engine.executor=ray",
+        "engine.chunk=512",
+        *SMALL_EVALUATION,
+    )
+    text = QUICKSTART.read_text()
+    for section in ("learner", "strategy"):
+        text = "\n".join(line for line in text.splitlines() if not line.startswith(f"{section}:"))
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "identity.yaml"
+        config.write_text(text)
+        run(load(config, settings, STRATEGIES), Path(folder))
+        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    seconds = [row["seconds"] for row in map(json.loads, lines) if row["split"] == "train"]
+    return 1000 * median(seconds[1:]) / clients
+
+
+def peak_megabytes(registered: int) -> float:
+    """Peak resident memory of a short run with that many registered clients."""
+    program = (
+        "import sys; from pathlib import Path; from fedmeta.config import load;"
+        "from simulations.run import run; from strategies.stock import STRATEGIES;"
+        "run(load(Path(sys.argv[1]), sys.argv[3:], STRATEGIES), Path(sys.argv[2]));"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [f"data.clients.train={registered}", "rounds=20", *SMALL_EVALUATION]
+        command = [sys.executable, "-c", program, str(QUICKSTART), folder, *settings]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(output.splitlines()[-1]) / 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    import ray
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0"}
+    torch.set_num_threads(1)
+    began = [first_round() for _ in range(REPEATS)]
+    print(f"command to first round, 1,000 clients, local: {median(began):.2f} s {_range(began)}")
+    register_identity()
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"worker_process_setup_hook": register_identity},
+    )
+    for replies in ("sum", "each"):
+        costs = [milliseconds_per_client(replies) for _ in range(REPEATS)]
+        print(f"overhead per client and round, replies={replies}: {median(costs):.4f} ms {_range(costs)}")
+    ray.shutdown()
+    few, many = ([peak_megabytes(n) for _ in range(3)] for n in (1_000, 100_000))
+    print(f"peak memory, 1,000 registered clients: {median(few):.0f} MB {_range(few)}")
+    print(f"peak memory, 100,000 registered clients: {median(many):.0f} MB {_range(many)}")
+
+
+def _range(values: list[float]) -> str:
+    return f"[{min(values):.4g}, {max(values):.4g}]"
+
+
+if __name__ == "__main__":
+    main()

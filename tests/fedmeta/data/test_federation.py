@@ -1,0 +1,150 @@
+"""What every dataset promises."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedmeta.data import DATASETS
+from fedmeta.data.federation import (
+    SPLITS,
+    ClientCounts,
+    Clients,
+    Federation,
+    consecutive,
+)
+from fedmeta.data.omniglot import Omniglot, OmniglotFederation
+from fedmeta.data.sinusoid import Sinusoid
+from fedmeta.errors import ConfigError
+from fedmeta.types import Episode
+
+COUNTS = ClientCounts(train=100_000, val=300, test=700)
+TOTAL = 101_000
+SHOTS, QUERIES = 2, 3
+CPU, DTYPE = torch.device("cpu"), torch.float64
+
+Open = Callable[[int], Federation]
+quick = settings(derandomize=True, deadline=None, max_examples=25)
+seeds = st.integers(0, 2**31)
+rounds = st.integers(0, 100_000)
+cohorts = st.lists(st.integers(0, TOTAL - 1), min_size=1, max_size=6, unique=True)
+
+
+def sinusoid(seed: int) -> Federation:
+    return Sinusoid(SHOTS, QUERIES, COUNTS, examples=8).open(seed, CPU, DTYPE)
+
+
+@pytest.fixture(scope="session", params=DATASETS)
+def opens(request: pytest.FixtureRequest, coded) -> Open:
+    """Opens the federation of a dataset with a seed; a new dataset needs its line here."""
+    dataset = Omniglot("pooled", 5, SHOTS, QUERIES, split="maml", characters=9, clients=COUNTS)
+
+    def omniglot(seed: int) -> Federation:
+        return OmniglotFederation(dataset, coded.characters, seed, CPU, DTYPE)
+
+    return {"omniglot": omniglot, "sinusoid": sinusoid}[request.param]
+
+
+def same(a: Episode, b: Episode) -> bool:
+    pairs = zip([*a.support, *a.query], [*b.support, *b.query], strict=True)
+    return all(torch.equal(mine, theirs) for mine, theirs in pairs)
+
+
+def test_the_splits_share_no_client_and_leave_none_out(opens) -> None:
+    ids = [client for split in SPLITS for client in opens(0).clients(split)]
+    assert sorted(ids) == list(range(TOTAL))
+    assert [len(opens(0).clients(split)) for split in SPLITS] == [100_000, 300, 700]
+
+
+def test_registered_clients_cost_nothing_until_they_are_sampled(opens) -> None:
+    """Opening a hundred thousand takes less than one number for each of them would."""
+    opens(0)
+    tracemalloc.start()
+    federation = opens(0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * TOTAL
+    first_and_last = np.array([0, TOTAL - 1])
+    assert federation.draw(first_and_last, 1, 0, "train", 1).support.y.shape[0] == 2
+
+
+@given(seed=seeds, round=rounds, clients=cohorts, draws=st.integers(1, 3))
+@quick
+def test_the_same_address_gives_the_same_episode(opens, seed, round, clients, draws) -> None:
+    """From two federations opened apart: as on two nodes, or before and after a crash."""
+    ids = np.array(clients)
+    one, other = (opens(seed).draw(ids, draws, seed, "train", round) for _ in range(2))
+    assert same(one, other)
+
+
+@given(seed=seeds, round=rounds, clients=cohorts)
+@quick
+def test_another_address_gives_another_episode(opens, seed, round, clients) -> None:
+    """Four draws of each client: with 5 of 8 or 45 drawings in order they all repeat by no chance."""
+    federation, ids = opens(seed), np.array(clients)
+    drawn = federation.draw(ids, 4, seed, "train", round)
+    assert not same(drawn, federation.draw(ids, 4, seed, "train", round + 1))
+    assert not same(drawn, federation.draw(ids, 4, seed, "evaluate", round))
+    assert not same(drawn, opens(seed + 1).draw(ids, 4, seed, "train", round))
+
+
+@given(seed=seeds, round=rounds, clients=cohorts, draws=st.integers(1, 3))
+@quick
+def test_a_client_draws_the_same_whoever_else_draws(opens, seed, round, clients, draws) -> None:
+    federation = opens(seed)
+    together = federation.draw(np.array(clients), draws, seed, "train", round)
+    for place, client in enumerate(clients):
+        alone = federation.draw(np.array([client]), draws, seed, "train", round)
+        assert same(together.draw(place), alone.draw(0))
+
+
+@given(seed=seeds, round=rounds, client=st.integers(0, TOTAL - 1))
+@quick
+def test_the_draws_of_a_client_differ_from_one_another(opens, seed, round, client) -> None:
+    drawn = opens(seed).draw(np.array([client]), 4, seed, "train", round).draw(0)
+    assert not all(same(drawn.draw(0), drawn.draw(other)) for other in (1, 2, 3))
+
+
+@given(seed=seeds, round=rounds, clients=cohorts)
+@quick
+def test_support_and_query_share_no_example(opens, seed, round, clients) -> None:
+    """Nor does an example come twice: no two inputs of an episode are equal in either federation."""
+    drawn = opens(seed).draw(np.array(clients), 2, seed, "train", round)
+    for place in range(len(clients)):
+        for index in range(2):
+            episode = drawn.draw(place).draw(index)
+            examples = torch.cat([episode.support.x, episode.query.x]).flatten(1)
+            assert len(torch.unique(examples, dim=0)) == len(examples)
+
+
+@given(seed=seeds, clients=cohorts, draws=st.integers(1, 3))
+@quick
+def test_shapes(opens, seed, clients, draws) -> None:
+    federation = opens(seed)
+    drawn = federation.draw(np.array(clients), draws, seed, "train", 0)
+    each = drawn.support.x.shape[2] // SHOTS  # examples per shot: ways, or 1
+    for part, count in ((drawn.support, SHOTS), (drawn.query, QUERIES)):
+        assert part.x.shape[:3] == part.y.shape[:3] == (len(clients), draws, count * each)
+        assert part.x.shape[3:] == federation.dataset.input_shape
+        assert part.x.dtype == DTYPE
+    held: Clients = federation.examples(np.array(clients))
+    assert held.shape == (len(clients),)
+    assert (held >= (SHOTS + QUERIES) * each).all()
+
+
+def test_consecutive() -> None:
+    assert consecutive(ClientCounts(3, 2, 4)) == {
+        "train": range(0, 3),
+        "val": range(3, 5),
+        "test": range(5, 9),
+    }
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_has_a_client(split: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^data\.clients\.{split} must be 1 or more, got 0$"):
+        ClientCounts(**({"train": 1, "val": 1, "test": 1} | {split: 0}))

@@ -1,0 +1,308 @@
+"""A block of clients: nobody's trouble is another's, and nothing that comes in is changed."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedmeta.cohort import Cohort, Replies, column, drop_unusable, summed
+from fedmeta.config import parse
+from fedmeta.data.federation import ClientCounts, Clients, Split
+from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
+from fedmeta.engines.loop import Loop
+from fedmeta.engines.vmap import Vmap
+from fedmeta.errors import DataError
+from fedmeta.learners.maml import Maml
+from fedmeta.models.mlp import Mlp
+from fedmeta.objective import Objective, initial_params
+from fedmeta.seeding import Part
+from fedmeta.types import Episode, Params
+
+CPU = torch.device("cpu")
+SINES = Sinusoid(4, 5, ClientCounts(train=90, val=5, test=5), examples=12).open(
+    0, CPU, torch.float64
+)
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """Sines, but some shards cannot be drawn from, some hold no numbers, some have sizes of their own."""
+
+    refusing: frozenset[int] = frozenset()
+    spoilt: frozenset[int] = frozenset()
+    sizes: dict[int, int] = field(default_factory=dict)
+    sines: SinusoidFederation = SINES
+
+    def clients(self, split: Split) -> range:
+        return self.sines.clients(split)
+
+    def examples(self, clients: Clients) -> Clients:
+        return np.array([self.sizes.get(client, 12) for client in clients.tolist()])
+
+    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+        if refused := self.refusing & set(clients.tolist()):
+            raise DataError(f"client {min(refused)} holds nothing")
+        episodes = self.sines.draw(clients, draws, *address)
+        episodes.support.x[np.isin(clients, list(self.spoilt))] = torch.nan
+        return episodes
+
+
+class Picky(nn.Module):
+    """Refuses to compute what is no number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Mlp([6]).build((1,), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.isnan().any():
+            raise ArithmeticError("the input is no number")
+        output: Tensor = self.inner(x)
+        return output
+
+
+def cohort(federation: Troubled | None = None, module: nn.Module | None = None) -> Cohort:
+    return Cohort(
+        federation=federation or Troubled(),
+        objective=Objective(module or Mlp([6]).build((1,), 1), "mean_squared_error"),
+        learner=Maml(inner_lr=0.05, inner_steps=2),
+        engine=Loop(),
+        seed=0,
+        device=CPU,
+        dtype=torch.float64,
+    )
+
+
+def start(of: Cohort) -> Params:
+    return initial_params(of.objective.module, 3, torch.float64)
+
+
+def assert_same(a: Replies, b: Replies) -> None:
+    """Bitwise, failures aside."""
+    assert a.clients == b.clients
+    for mine, theirs in ((a.deltas, b.deltas), (a.columns, b.columns)):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_every_client_has_a_row(relative_error) -> None:
+    """The learner's own update on the episode drawn for it, in the order that was asked for."""
+    block, params = cohort(Troubled(sizes={8: 30})), start(cohort())
+    replies = block.train(params, [8, 2, 5], 4)
+    assert replies.clients == [8, 2, 5]
+    assert replies.failures == {}
+    assert replies.columns["examples"].tolist() == [30, 12, 12]
+    for row, client in enumerate(replies.clients):
+        episodes = SINES.draw(np.array([client]), 1, 0, "train", 4).draw(0)
+        expected = block.learner.update(block.objective, params, episodes)
+        mine = {name: values[row] for name, values in replies.deltas.items()}
+        assert relative_error(mine, expected.delta) == 0
+        assert replies.columns["loss"][row] == expected.metrics["loss"]
+
+
+TROUBLES = {
+    "its shard is refused": (
+        Troubled(refusing=frozenset({7})),
+        None,
+        "DataError: client 7 holds nothing",
+    ),
+    "its model raises": (
+        Troubled(spoilt=frozenset({7})),
+        Picky(),
+        "ArithmeticError: the input is no number",
+    ),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+@pytest.mark.parametrize(
+    "clients", [[7, 1, 2], [1, 7, 2], [1, 2, 7]], ids=["first", "middle", "last"]
+)
+def test_a_client_that_raises_is_named_and_harms_nobody(trouble: str, clients: list[int]) -> None:
+    federation, module, reason = TROUBLES[trouble]
+    block = cohort(federation, module)
+    with_it, without_it = (block.train(start(block), who, 4) for who in (clients, [1, 2]))
+    assert with_it.failures == {7: reason}
+    assert without_it.failures == {}
+    assert_same(with_it, without_it)
+
+
+def test_a_client_that_raises_harms_nobody_in_a_vectorised_block(relative_error) -> None:
+    """The rest is computed one by one: equal but for rounding."""
+    block = replace(cohort(Troubled(refusing=frozenset({7}))), engine=Vmap(2))
+    with_it, without_it = (block.train(start(block), who, 4) for who in ([1, 7, 2], [1, 2]))
+    assert with_it.clients == [1, 2]
+    assert list(with_it.failures) == [7]
+    assert relative_error(with_it.deltas, without_it.deltas) < 1e-12
+
+
+def test_all_clients_can_fail() -> None:
+    block = cohort(Troubled(refusing=frozenset({1, 2})))
+    replies = block.train(start(block), [1, 2], 0)
+    assert replies.clients == []
+    assert replies.failures == {c: f"DataError: client {c} holds nothing" for c in (1, 2)}
+    assert summed(replies, "examples").deltas == {}
+
+
+def test_one_block_is_two_blocks() -> None:
+    """A node of a thousand clients and a thousand nodes of one give the same bits in the loop."""
+    block = cohort()
+    params, together = start(block), block.train(start(block), [4, 9, 2], 1)
+    parts = [block.train(params, clients, 1) for clients in ([4], [9, 2])]
+    for name, values in together.deltas.items():
+        assert torch.equal(values, torch.cat([part.deltas[name] for part in parts]))
+
+
+def test_a_round_is_a_pure_function() -> None:
+    block, clients = cohort(), [4, 9]
+    params = start(block)
+    before = {name: values.clone() for name, values in params.items()}
+    first, again = (block.train(params, clients, 1) for _ in range(2))
+    assert_same(first, again)
+    assert all(torch.equal(values, before[name]) for name, values in params.items())
+    assert not any(values.requires_grad for values in [*params.values(), *first.deltas.values()])
+
+
+def test_another_round_or_seed_draws_other_episodes() -> None:
+    block = cohort()
+    params, clients = start(block), [4, 9]
+    loss = block.train(params, clients, 1).columns["loss"]
+    assert not torch.equal(loss, block.train(params, clients, 2).columns["loss"])
+    assert not torch.equal(loss, replace(block, seed=1).train(params, clients, 1).columns["loss"])
+
+
+def test_params_are_computed_with_in_the_dtype_of_the_cohort() -> None:
+    block = cohort()
+    params = {name: values.float() for name, values in start(block).items()}
+    replies = block.train(params, [4], 1)
+    assert {values.dtype for values in replies.deltas.values()} == {torch.float64}
+    assert {values.dtype for values in params.values()} == {torch.float32}
+
+
+# What can be averaged
+
+
+def test_a_client_with_nan_is_named_and_left_out_of_the_sum(relative_error) -> None:
+    block = cohort(Troubled(spoilt=frozenset({7})))
+    replies = block.train(start(block), [1, 7, 2], 4)
+    assert replies.clients == [1, 7, 2]
+    total = summed(replies, "examples")
+    assert total.clients == [1, 2]
+    assert list(total.failures) == [7]
+    assert total.columns["examples"].tolist() == [12, 12]
+    expected = summed(block.train(start(block), [1, 2], 4), "examples")
+    assert relative_error(total.deltas, expected.deltas) == 0
+
+
+@pytest.mark.parametrize("weight", ["one", "examples", "loss"])
+def test_a_sum_is_weight_times_delta_of_each(relative_error, weight: str) -> None:
+    block = cohort(Troubled(sizes={1: 3, 2: 40}))
+    replies = block.train(start(block), [1, 2, 3], 4)
+    total = summed(replies, weight)
+    weights = [1.0] * 3 if weight == "one" else replies.columns[weight].tolist()
+    expected = {
+        name: sum(w * values[row] for row, w in enumerate(weights))
+        for name, values in replies.deltas.items()
+    }
+    assert total.summed
+    assert total.clients == [1, 2, 3]
+    assert relative_error(total.deltas, expected) < 1e-12
+
+
+def test_columns_as_weights() -> None:
+    replies = Replies([3, 4], {}, {"examples": torch.tensor([20, 30])})
+    assert column(replies, "one").tolist() == [1, 1]
+    assert column(replies, "examples").tolist() == [20, 30]
+    assert column(replies, "examples").dtype == torch.float64
+
+
+def handmade() -> Replies:
+    return Replies(
+        clients=[5, 6, 7],
+        deltas={"w": torch.tensor([[1.0, 2], [3, 4], [5, 6]])},
+        columns={"examples": torch.tensor([10, 20, 30]), "loss": torch.tensor([0.1, 0.2, 0.3])},
+        failures={9: "gone"},
+    )
+
+
+def test_usable_replies_stay_as_they_are() -> None:
+    replies = handmade()
+    assert drop_unusable(replies) is replies
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        ("deltas", "w", float("nan")),
+        ("deltas", "w", float("-inf")),
+        ("columns", "loss", float("inf")),
+        ("columns", "examples", 0),
+        ("columns", "examples", -20),
+    ],
+)
+def test_what_cannot_be_averaged_is_dropped_by_name(where: str, name: str, value: float) -> None:
+    replies = handmade()
+    getattr(replies, where)[name][1] = value
+    left = drop_unusable(replies)
+    assert left.clients == [5, 7]
+    assert left.deltas["w"].tolist() == [[1, 2], [5, 6]]
+    assert left.columns["examples"].tolist() == [10, 30]
+    assert left.failures.keys() == {6, 9}
+    assert left.failures[9] == "gone"
+    assert replies.clients == [5, 6, 7]
+
+
+@pytest.mark.parametrize(("where", "name"), [("deltas", "w"), ("columns", "loss")])
+def test_of_a_spoilt_sum_nothing_is_left(where: str, name: str) -> None:
+    """One client's nonsense cannot be taken out of a sum again: its clients go together."""
+    replies = replace(handmade(), deltas={"w": torch.tensor([1.0, 2])}, summed=True)
+    getattr(replies, where)[name][1] = torch.nan
+    left = drop_unusable(replies)
+    assert left.clients == []
+    assert left.failures.keys() == {5, 6, 7, 9}
+    assert [len(values) for values in left.columns.values()] == [0, 0]
+
+
+# Evaluation
+
+
+def test_evaluation_scores_every_client_after_every_step() -> None:
+    block = cohort()
+    params, clients = start(block), list(SINES.clients("test"))
+    scores = block.evaluate(params, clients, steps=3, episodes=2)
+    assert scores.clients == clients
+    assert scores.curves["loss"].shape == (5, 4)
+    again = block.evaluate(params, clients, steps=3, episodes=2)
+    assert torch.equal(scores.curves["loss"], again.curves["loss"])
+    alone = block.evaluate(params, clients[2:3], steps=3, episodes=2)
+    assert torch.equal(scores.curves["loss"][2:3], alone.curves["loss"])
+
+
+def test_more_steps_extend_the_curve() -> None:
+    block = cohort()
+    short, long = (block.evaluate(start(block), [97], steps, 1).curves["loss"] for steps in (1, 4))
+    assert torch.equal(short, long[:, :2])
+
+
+# From a config
+
+YAML = """
+name: sines
+seed: 0
+rounds: 1
+data: {name: sinusoid, shots: 4, queries: 5, examples: 12, clients: {train: 90, val: 5, test: 5}}
+model: {name: mlp, hidden: [6]}
+learner: {name: maml, inner_lr: 0.05, inner_steps: 2}
+strategy: {name: fedavg}
+cohort: {clients: 3}
+engine: {name: loop, device: cpu, dtype: float64}
+evaluation: {every: 1, steps: 1, clients: 5}
+"""
+
+
+def test_a_config_opens_the_same_cohort() -> None:
+    block = cohort()
+    opened = Cohort.open(parse(YAML))
+    assert_same(opened.train(start(block), [8, 2], 4), block.train(start(block), [8, 2], 4))

@@ -1,0 +1,170 @@
+"""What travels comes out as it went in, and data from outside is data, never code."""
+
+import io
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as Proto
+from torch import Tensor
+
+from fedmeta.cohort import Replies
+from fedmeta.evaluation import Scores
+from fedmeta.types import Params
+from fedmeta.wire import (
+    Work,
+    pack_params,
+    pack_replies,
+    pack_scores,
+    pack_work,
+    unpack_params,
+    unpack_replies,
+    unpack_scores,
+    unpack_work,
+)
+
+TENSORS = {
+    "matrix": torch.arange(6.0).reshape(2, 3),
+    "scalar": torch.tensor(-1.5),
+    "empty": torch.zeros(0, 4),
+    "double": torch.tensor([1 / 3, 1e300], dtype=torch.float64),
+    "scalar double": torch.tensor(1 / 3, dtype=torch.float64),
+    "integers": torch.tensor([2**62, -1]),
+    "scalar integer": torch.tensor(7),
+    "flags": torch.tensor([True, False]),
+    "transposed": torch.arange(6.0).reshape(2, 3).T,
+    "strided": torch.arange(9.0)[::3],
+    "special": torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0]),
+}
+
+
+def travel(content: RecordDict) -> RecordDict:
+    """Through Flower's own encoding into bytes and out again, as between two machines."""
+    return recorddict_from_proto(Proto.FromString(recorddict_to_proto(content).SerializeToString()))
+
+
+def same(a: Params, b: Params) -> bool:
+    """Equal keys, dtypes, shapes and bits."""
+    return list(a) == list(b) and all(
+        a[k].dtype == b[k].dtype
+        and a[k].shape == b[k].shape
+        and a[k].numpy().tobytes() == b[k].numpy().tobytes()
+        for k in a
+    )
+
+
+def replies(**changes: object) -> Replies:
+    deltas = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "rate": torch.tensor([0.1, 0.2])}
+    columns = {"examples": torch.tensor([5, 6]), "loss": torch.tensor([0.1, 0.2])}
+    return replace(Replies([7, 3], deltas, columns, {9: "DataError: 9"}), **changes)  # type: ignore
+
+
+@pytest.mark.parametrize("tensor", TENSORS.values(), ids=TENSORS.keys())
+def test_params_come_back_to_the_bit(tensor: Tensor) -> None:
+    content = travel(RecordDict({"params": pack_params({"layer.w": tensor})}))
+    assert same(unpack_params(content.array_records["params"]), {"layer.w": tensor})
+
+
+def test_the_order_of_params_is_kept() -> None:
+    assert same(unpack_params(pack_params(TENSORS)), TENSORS)
+    assert unpack_params(pack_params({})) == {}
+
+
+def test_packing_takes_values_off_the_graph_and_out_of_reach() -> None:
+    """A later change of the tensor must not reach a message already packed."""
+    weights = torch.ones(2, requires_grad=True)
+    record = pack_params({"w": 2 * weights})
+    assert unpack_params(record)["w"].tolist() == [2.0, 2.0]
+    plain = torch.ones(2)
+    record = pack_params({"w": plain})
+    plain.zero_()
+    assert unpack_params(record)["w"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("weight", ["", "examples"])
+@pytest.mark.parametrize("clients", [[], [4], [9, 0, 2**40]])
+def test_work_comes_back(clients: list[int], weight: str) -> None:
+    work = Work("name: größe\n", 12, clients, weight)
+    content = travel(pack_work(pack_params(TENSORS), work))
+    assert unpack_work(content) == work
+    assert same(unpack_params(content.array_records["params"]), TENSORS)
+
+
+def test_work_shares_the_record_of_the_params() -> None:
+    params = pack_params(TENSORS)
+    assert pack_work(params, Work("", 1, [2]))["params"] is params
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_replies_come_back(summed: bool) -> None:
+    """Columns come as float64: 0.1 in float32 is another number than 0.1, and stays that number."""
+    sent = replies(summed=summed)
+    found = unpack_replies(travel(pack_replies(sent)))
+    assert (found.clients, found.failures, found.summed) == ([7, 3], {9: "DataError: 9"}, summed)
+    assert same(found.deltas, sent.deltas)
+    assert same(found.columns, {name: values.double() for name, values in sent.columns.items()})
+
+
+def test_a_reply_of_failures_alone_comes_back() -> None:
+    sent = Replies([], {}, {}, {9: "DataError: 9", 4: "ValueError: 4"})
+    assert unpack_replies(travel(pack_replies(sent))) == sent
+
+
+def test_a_reply_without_failures_comes_back() -> None:
+    assert unpack_replies(travel(pack_replies(replies(failures={})))).failures == {}
+
+
+def test_scores_come_back() -> None:
+    curves = {"loss": torch.rand(2, 3, generator=torch.Generator().manual_seed(0)).double()}
+    found = unpack_scores(travel(pack_scores(Scores([7, 3], curves))))
+    assert found.clients == [7, 3]
+    assert same(found.curves, curves)
+
+
+class Order:
+    """What an attacker sends: unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def as_npy(folder: Path) -> bytes:
+    """An .npy file with an object array."""
+    file = io.BytesIO()
+    np.save(file, np.array([Order(folder)], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def as_pickle(folder: Path) -> bytes:
+    """A bare pickle, which ``np.load`` also knows."""
+    return pickle.dumps(Order(folder))
+
+
+@pytest.mark.parametrize("attack", [as_npy, as_pickle])
+def test_a_pickle_in_a_record_is_refused_and_not_run(attack: object, tmp_path: Path) -> None:
+    folder = tmp_path / "made by the attacker"
+    data: bytes = attack(folder)  # type: ignore[operator]
+    entry = Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=data)
+    content = travel(RecordDict({"params": ArrayRecord({"w": entry})}))
+    with pytest.raises(ValueError, match="pickle"):
+        unpack_params(content.array_records["params"])
+    assert not folder.exists()
+    np.load(io.BytesIO(data), allow_pickle=True)  # so the attack itself works
+    assert folder.exists()
+
+
+def test_nothing_that_is_sent_is_a_pickle() -> None:
+    """Every array is an .npy file that loads without pickle and says its own dtype."""
+    for name, array in pack_params(TENSORS).items():
+        assert array.data.startswith(b"\x93NUMPY")
+        loaded = np.load(io.BytesIO(array.data), allow_pickle=False)
+        assert str(loaded.dtype) == str(TENSORS[name].dtype).removeprefix("torch.")

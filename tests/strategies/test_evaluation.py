@@ -1,0 +1,113 @@
+"""What is said of unseen clients: means, intervals, the worst tenth, and who did not answer."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from flwr.app import ArrayRecord, Error, Message, RecordDict
+
+from fedmeta.evaluation import Scores
+from fedmeta.wire import Work, pack_scores, unpack_work
+from strategies.evaluation import collect, evaluation_messages, interval, summarise, worst_decile
+from strategies.roster import Roster
+
+Reply = Callable[[int, RecordDict | Error], Message]
+NOBODY = range(0)
+
+
+def normal(count: int) -> torch.Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
+
+
+def float64(values: list[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def scores(*clients: int) -> RecordDict:
+    """Client c has the losses 2c and c, before and after one step."""
+    losses = torch.tensor([[2.0 * c, 1.0 * c] for c in clients])
+    return pack_scores(Scores(list(clients), {"loss": losses}))
+
+
+@pytest.mark.parametrize("count", [2, 3, 30, 600])
+def test_the_interval_is_scipys_t_interval(count: int) -> None:
+    values = normal(count)
+    sample = values.numpy()
+    low, high = scipy.stats.t.interval(
+        0.95, count - 1, loc=sample.mean(), scale=scipy.stats.sem(sample)
+    )
+    half = interval(values)
+    np.testing.assert_allclose([sample.mean() - half, sample.mean() + half], [low, high], rtol=1e-9)
+
+
+def test_two_clients_by_hand() -> None:
+    """Values 0 and 2: standard error 1; the 97.5 % point of t with one degree is tan(0.475 pi)."""
+    assert interval(float64([0.0, 2.0])) == pytest.approx(np.tan(0.475 * np.pi), rel=1e-12)
+
+
+def test_one_client_has_no_interval() -> None:
+    assert interval(torch.tensor([0.5])) is None
+    assert summarise({"loss": torch.tensor([0.5])}) == {"loss": 0.5, "loss_ci95": None}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, 1.0), (10, 1.0), (11, 1.5), (20, 1.5), (21, 2.0), (100, 5.5)]
+)
+def test_the_worst_decile_is_the_mean_of_the_lowest_tenth(count: int, expected: float) -> None:
+    """Of 1, 2, ..., n the lowest k = ceil(n / 10) have the mean (k + 1) / 2."""
+    shuffled = np.random.default_rng(0).permutation(np.arange(1.0, count + 1)).tolist()
+    assert worst_decile(shuffled) == expected
+
+
+def test_a_summary_of_classification_has_it_all() -> None:
+    accuracy = float64([0.2, 0.4, 0.6, 0.8])
+    loss = float64([4.0, 3.0, 2.0, 3.0])
+    row = summarise({"loss": loss, "accuracy": accuracy})
+    assert row == {
+        "loss": 3.0,
+        "accuracy": pytest.approx(0.5, rel=1e-15),
+        "loss_ci95": interval(loss),
+        "accuracy_ci95": interval(accuracy),
+        "accuracy_worst_decile": 0.2,
+    }
+
+
+def test_answers_are_put_in_client_order(reply: Reply) -> None:
+    report = collect([reply(3, scores(8, 2)), reply(2, scores(5))], asked=3)
+    assert report is not None
+    assert report.scores.clients == [2, 5, 8]
+    assert report.scores.curves["loss"].tolist() == [[4.0, 2.0], [10.0, 5.0], [16.0, 8.0]]
+    assert report.missing == 0
+
+
+def test_who_does_not_answer_is_counted(reply: Reply) -> None:
+    messages = [reply(2, scores(1, 4)), reply(3, Error(code=2, reason="gone"))]
+    report = collect(messages, asked=5)
+    assert report is not None
+    assert (report.scores.clients, report.missing) == ([1, 4], 3)
+
+
+def test_no_answer_is_no_report(reply: Reply) -> None:
+    assert collect([], asked=2) is None
+    assert collect([reply(2, Error(code=2, reason="gone"))], asked=2) is None
+
+
+def test_a_row_has_before_after_and_the_curve_between(reply: Reply) -> None:
+    report = collect([reply(2, scores(1, 3))], asked=3)
+    assert report is not None
+    row = report.row()
+    before = {"loss": (2 * 1 + 2 * 3) / 2, "loss_ci95": interval(float64([2.0, 6.0]))}
+    after = {"loss": (1 + 3) / 2, "loss_ci95": interval(float64([1.0, 3.0]))}
+    assert row == {
+        "clients": 2, "missing": 1, "before": before, "after": after, "curve": [before, after]
+    }  # fmt: skip
+
+
+def test_every_node_is_asked_for_the_clients_it_hosts() -> None:
+    roster = Roster({node: (NOBODY, range(c, c + 2), NOBODY) for node, c in {2: 0, 3: 2}.items()})
+    messages = evaluation_messages(roster, ArrayRecord(), np.array([0, 1, 3]), "name: x", 4)
+    asked = {m.metadata.dst_node_id: unpack_work(m.content) for m in messages}
+    assert asked == {2: Work("name: x", 4, [0, 1]), 3: Work("name: x", 4, [3])}
+    assert {m.metadata.message_type for m in messages} == {"evaluate"}

@@ -1,0 +1,239 @@
+"""One bad client is dropped and named; the others' deltas count as if it had not been asked."""
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from fedmeta.cohort import Replies, summed
+from fedmeta.errors import FedmetaError
+from fedmeta.types import Params
+from fedmeta.wire import pack_params, pack_replies
+from strategies.validation import Checked, check
+
+PARAMS = {"w": torch.zeros(2), "rate": torch.zeros(())}
+GOOD, BAD = 3, 2  # nodes
+Reply = Callable[[int, RecordDict | Error], Message]
+
+
+def answer(*clients: int) -> Replies:
+    """Deltas that tell whose they are: the client's id everywhere."""
+    ids = torch.tensor(clients, dtype=torch.float32)
+    deltas = {"w": ids[:, None].expand(-1, 2).clone(), "rate": ids.clone()}
+    columns = {"examples": torch.full((len(clients),), 5.0), "loss": ids.double()}
+    return Replies(list(clients), deltas, columns)
+
+
+def records(**changed: object) -> RecordDict:
+    """Client 0's reply with some of its records exchanged."""
+    return RecordDict({**pack_replies(answer(0)), **changed})  # type: ignore[dict-item]
+
+
+def delta(**changed: torch.Tensor) -> RecordDict:
+    """Client 0's reply with some entries of its delta exchanged."""
+    return records(deltas=pack_params(answer(0).deltas | changed))
+
+
+def columns(**values: object) -> RecordDict:
+    """Client 0's reply with these columns."""
+    return records(columns=MetricRecord({"client": [0], **values}))  # type: ignore[dict-item]
+
+
+def failures(clients: list[object], reasons: list[object]) -> ConfigRecord:
+    return ConfigRecord({"clients": clients, "reasons": reasons, "summed": False})  # type: ignore
+
+
+def raw(data: bytes) -> RecordDict:
+    """Client 0's reply whose ``w`` is these bytes."""
+    entry = Array(dtype="float32", shape=(1, 2), stype="numpy.ndarray", data=data)
+    return records(deltas=ArrayRecord({**pack_params(answer(0).deltas), "w": entry}))
+
+
+def npy(shape: str, payload: bytes = b"") -> bytes:
+    """An .npy file of format 1.0 that claims a shape."""
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + payload
+
+
+def pickled() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array([print], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def without(name: str) -> RecordDict:
+    return records(deltas=pack_params({k: v for k, v in answer(0).deltas.items() if k != name}))
+
+
+nan, inf = float("nan"), float("inf")
+UNUSABLE = "not a usable number"
+BROKEN: dict[str, tuple[RecordDict | Error, str]] = {
+    "error reply": (Error(code=2, reason="CUDA out of memory"), "CUDA out of memory"),
+    "missing key": (without("rate"), "missing ['rate'], unknown []"),
+    "extra key": (delta(extra=torch.zeros(1)), "missing [], unknown ['extra']"),
+    "renamed key": (
+        records(deltas=pack_params({"w": torch.zeros(1, 2), "rates": torch.zeros(1)})),
+        "missing ['rate'], unknown ['rates']",
+    ),
+    "too long": (delta(w=torch.zeros(1, 3)), "w has shape (1, 3), expected (1, 2)"),
+    "broadcastable": (delta(w=torch.zeros(1, 1)), "w has shape (1, 1), expected (1, 2)"),
+    "no client dimension": (delta(w=torch.zeros(2)), "w has shape (2,), expected (1, 2)"),
+    "two clients' rows": (delta(w=torch.zeros(2, 2)), "w has shape (2, 2), expected (1, 2)"),
+    "rank of a scalar": (delta(rate=torch.zeros(1, 1)), "rate has shape (1, 1), expected (1,)"),
+    "wider dtype": (delta(w=torch.zeros(1, 2).double()), "w is torch.float64, expected"),
+    "integers": (delta(w=torch.zeros(1, 2).int()), "w is torch.int32, expected torch.float32"),
+    "nan": (delta(w=torch.tensor([[0.0, nan]])), UNUSABLE),
+    "inf": (delta(rate=torch.tensor([inf])), UNUSABLE),
+    "minus inf": (delta(rate=torch.tensor([-inf])), UNUSABLE),
+    "nan metric": (columns(examples=[5.0], loss=[nan]), UNUSABLE),
+    "no examples": (columns(examples=[0.0], loss=[1.0]), UNUSABLE),
+    "negative examples": (columns(examples=[-5.0], loss=[1.0]), UNUSABLE),
+    "nan examples": (columns(examples=[nan], loss=[1.0]), UNUSABLE),
+    "infinite examples": (columns(examples=[inf], loss=[1.0]), UNUSABLE),
+    "examples missing": (columns(loss=[1.0]), "does not say how many examples"),
+    "long column": (columns(examples=[5.0, 5.0], loss=[1.0]), "different number of clients"),
+    "empty column": (columns(examples=[5.0], loss=[]), "different number of clients"),
+    "scalar column": (columns(examples=[5.0], loss=1.0), "different number of clients"),
+    "another client": (columns(client=[7], examples=[5.0]), "not for the clients that were asked"),
+    "one more client": (columns(client=[0, 1], examples=[5.0]), "not for the clients"),
+    "a client twice": (columns(client=[0, 0], examples=[5.0]), "not for the clients"),
+    "nobody": (columns(client=[], examples=[]), "not for the clients that were asked"),
+    "good and failed": (records(failures=failures([0], ["no"])), "not for the clients"),
+    "a client's name": (records(failures=failures(["a"], ["no"])), "not for the clients"),
+    "half a client": (columns(client=[0.5], examples=[5.0]), "not for the clients"),
+    "no reason": (records(failures=failures([0], [])), "cannot be read (ValueError"),
+    "no records": (RecordDict(), "cannot be read (KeyError"),
+    "no failures": (records(failures=ConfigRecord({})), "cannot be read (KeyError"),
+    "one number for ids": (columns(client=0, examples=[5.0]), "cannot be read (TypeError"),
+    "no bytes": (raw(b""), "cannot be read (EOFError"),
+    "noise": (raw(b"noise"), "cannot be read (ValueError"),
+    "zip": (raw(b"PK\x03\x04noise"), "cannot be read (BadZipFile"),
+    "cut short": (raw(npy("(1, 2)", b"\0" * 5)), "cannot be read (ValueError"),
+    "a petabyte": (raw(npy("(1" + "0" * 15 + ",)")), "cannot be read ("),
+    "more than 64 bits": (raw(npy("(1" + "0" * 21 + ",)")), "cannot be read ("),
+    "pickle": (raw(pickled()), "allow_pickle=False"),
+}  # fmt: skip
+
+
+def ids(checked: Checked) -> list[list[int]]:
+    return [reply.clients for reply in checked.replies]
+
+
+@pytest.mark.parametrize(("content", "reason"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_reply_drops_its_client_alone(
+    reply: Reply, content: RecordDict | Error, reason: str
+) -> None:
+    messages = [reply(BAD, content), reply(GOOD, pack_replies(answer(1, 4)))]
+    checked = check(messages, {BAD: [0], GOOD: [1, 4]}, PARAMS, 1)
+    assert checked.dropped.keys() == {0}
+    assert reason in checked.dropped[0]
+    (kept,) = checked.replies
+    assert kept.clients == [1, 4]
+    assert kept.deltas["w"].tolist() == [[1.0, 1.0], [4.0, 4.0]]
+    assert kept.columns["loss"].tolist() == [1.0, 4.0]
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -inf])
+@pytest.mark.parametrize("where", ["w", "rate", "examples", "loss"])
+def test_a_bad_number_of_one_client_drops_it_from_its_node(
+    reply: Reply, where: str, bad: float
+) -> None:
+    block = answer(0, 1, 2)
+    (block.deltas | block.columns)[where][1] = bad
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1, 2]}, PARAMS, 1)
+    assert checked.dropped.keys() == {1}
+    assert checked.clients == 2
+    (kept,) = checked.replies
+    assert kept.deltas["w"].tolist() == [[0.0, 0.0], [2.0, 2.0]]
+    assert kept.columns["examples"].tolist() == [5.0, 5.0]
+
+
+def test_a_reply_without_fault_is_kept_whole(reply: Reply) -> None:
+    checked = check([reply(GOOD, pack_replies(answer(3, 1)))], {GOOD: [1, 3]}, PARAMS, 1)
+    assert (ids(checked), checked.dropped) == ([[3, 1]], {})
+
+
+def test_replies_come_in_client_order(reply: Reply) -> None:
+    messages = [reply(4, pack_replies(answer(5))), reply(2, pack_replies(answer(1)))]
+    assert ids(check(messages, {2: [1], 4: [5]}, PARAMS, 1)) == [[1], [5]]
+
+
+def test_a_silent_node_is_named(reply: Reply) -> None:
+    checked = check([reply(GOOD, pack_replies(answer(1)))], {GOOD: [1], BAD: [0, 8]}, PARAMS, 1)
+    assert checked.dropped == dict.fromkeys([0, 8], "no reply in time")
+    assert ids(checked) == [[1]]
+
+
+def test_a_client_that_failed_on_its_node_is_named(reply: Reply) -> None:
+    block = replace(answer(1, 4), failures={2: "DataError: shard is empty"})
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [1, 2, 4]}, PARAMS, 1)
+    assert checked.dropped == {2: "DataError: shard is empty"}
+    assert ids(checked) == [[1, 4]]
+
+
+def test_a_second_reply_and_a_stranger_count_for_nothing(reply: Reply) -> None:
+    messages = [reply(node, pack_replies(answer(1))) for node in (GOOD, GOOD, 99)]
+    checked = check(messages, {GOOD: [1]}, PARAMS, 1)
+    assert (ids(checked), checked.dropped) == ([[1]], {})
+
+
+def test_all_clients_failing_alike_stop_the_run(reply: Reply) -> None:
+    """Numbers in the reasons do not make them different."""
+    block = Replies([], {}, {}, {c: f"DataError: client {c} holds 3 examples" for c in (0, 4)})
+    messages = [
+        reply(BAD, pack_replies(block)),
+        reply(GOOD, Error(code=2, reason="DataError: client 7 holds 2 examples")),
+    ]
+    told = "round 12: all 3 clients failed alike: DataError: client 0 holds 3 examples"
+    with pytest.raises(FedmetaError, match=told):
+        check(messages, {BAD: [0, 4], GOOD: [7]}, PARAMS, 12)
+
+
+def test_divergence_stops_the_run(reply: Reply) -> None:
+    block = answer(0, 1)
+    block.deltas["w"][:] = nan
+    with pytest.raises(FedmetaError, match=r"round 3: all 2 clients failed alike: .*usable number"):
+        check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1]}, PARAMS, 3)
+
+
+def test_silence_of_all_stops_the_run() -> None:
+    with pytest.raises(FedmetaError, match="round 1: all 2 clients failed alike: no reply in time"):
+        check([], {BAD: [0], GOOD: [1]}, PARAMS, 1)
+
+
+def test_clients_failing_differently_stop_nothing(reply: Reply) -> None:
+    messages = [reply(BAD, Error(code=2, reason="CUDA out of memory"))]
+    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1)
+    assert checked.dropped == {0: "CUDA out of memory", 1: "no reply in time"}
+    assert (checked.replies, checked.clients) == ([], 0)
+
+
+def test_the_only_client_of_a_round_stops_nothing(reply: Reply) -> None:
+    checked = check([reply(BAD, Error(code=2, reason="gone"))], {BAD: [0]}, PARAMS, 1)
+    assert checked.dropped == {0: "gone"}
+
+
+def test_a_sum_is_kept_or_dropped_as_a_whole(reply: Reply) -> None:
+    """A NaN in the sum names all of its clients, for the server cannot tell whose it is."""
+    poisoned = summed(answer(0, 2), "examples")
+    poisoned.deltas["w"][1] = nan
+    good = summed(answer(1, 4), "examples")
+    messages = [reply(BAD, pack_replies(poisoned)), reply(GOOD, pack_replies(good))]
+    checked = check(messages, {BAD: [0, 2], GOOD: [1, 4]}, PARAMS, 1)
+    assert checked.dropped.keys() == {0, 2}
+    assert all(UNUSABLE in reason for reason in checked.dropped.values())
+    (kept,) = checked.replies
+    assert kept.summed
+    assert kept.deltas["w"].tolist() == [5 * 1.0 + 5 * 4.0] * 2
+
+
+def test_a_sum_has_no_client_dimension(reply: Reply) -> None:
+    stacked: Params = answer(0).deltas
+    wrong = Replies([0], stacked, answer(0).columns, summed=True)
+    messages = [reply(BAD, pack_replies(wrong)), reply(GOOD, pack_replies(answer(1)))]
+    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1)
+    assert checked.dropped == {0: "the delta of w has shape (1, 2), expected (2,)"}
