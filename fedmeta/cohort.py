@@ -118,10 +118,12 @@ def drop_unusable(replies: Replies) -> Replies:
     good &= replies.columns["examples"] > 0
     if bool(good.all()):
         return replies
+    if replies.summed:
+        good = torch.zeros_like(good)
     bad = {
         client: "the delta, its metrics or the number of examples is not a usable number"
         for client, usable in zip(replies.clients, good.tolist(), strict=True)
-        if replies.summed or not usable
+        if not usable
     }
     return Replies(
         [client for client in replies.clients if client not in bad],

@@ -64,7 +64,7 @@ def points() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def hessians(points: Callable[..., Tensor]) -> Callable[[int], Tensor]:
-    """Random positive definite matrices with eigenvalues in [1, 2], so that rates below 1 descend."""
+    """Random positive definite matrices; eigenvalues in [1, 2], so that rates below 1 descend."""
 
     def draw(size: int) -> Tensor:
         axes, _ = torch.linalg.qr(points(size, size))

@@ -28,7 +28,7 @@ SINES = Sinusoid(4, 5, ClientCounts(train=90, val=5, test=5), examples=12).open(
 
 @dataclass(frozen=True)
 class Troubled:
-    """Sines, but some shards cannot be drawn from, some hold no numbers, some have sizes of their own."""
+    """Sines, but some shards cannot be drawn from, hold no numbers or have sizes of their own."""
 
     refusing: frozenset[int] = frozenset()
     spoilt: frozenset[int] = frozenset()

@@ -92,8 +92,8 @@ def evaluate(engine: Engine, learner: Learner, model: Model, episodes: Episode) 
 def without_idle(delta: Params) -> Params:
     """Without the biases that batch norm takes out again.
 
-    Their gradient is 0 but for rounding of some 1e-17, and Adam divides it by ``|g| + 1e-8``: what is
-    left is 1e-9 of a step and more, of noise.
+    Their gradient is 0 but for rounding of some 1e-17, and Adam divides it by ``|g| + 1e-8``: what
+    is left is noise of 1e-9 of a step and more.
     """
     idle = ("conv.bias", "linear0.bias", "linear1.bias")
     return {name: values for name, values in delta.items() if not name.endswith(idle)}
@@ -126,7 +126,7 @@ def test_vmap_equals_loop_in_evaluation(relative_error, learner: str, model: str
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_the_chunk_changes_nothing(relative_error, chunk: int) -> None:
-    """Second order through affine batch norm: wrong by 1e-4 where the gradient is outside of vmap."""
+    """Second order through affine batch norm: wrong by 1e-4 with the gradient outside of vmap."""
     parts = LEARNER_CASES["maml"], MODEL_CASES["mlp norm"]
     expected, found = (
         train(engine, *parts, cohort(CLIENTS, 1)) for engine in (Loop(), Vmap(chunk))
@@ -150,7 +150,7 @@ def test_a_client_does_not_depend_on_who_else_is_in_the_block(
 
 @pytest.mark.parametrize("engine", [Loop(), Vmap(2)], ids=str)
 def test_results_come_in_client_order(engine: Engine) -> None:
-    """Client c, whose targets are all c, reports ``c + w``; with five clients and w = 10, 10 to 14."""
+    """Client c of five, whose targets are all c, reports ``c + w`` with w = 10: 10 to 14."""
 
     def report(params: Params, episodes: Episode) -> dict[str, Tensor]:
         return {"sum": episodes.support.y.mean() + params["w"]}

@@ -104,7 +104,7 @@ def test_uniform_is_uniform(stream: str) -> None:
 
 @pytest.mark.parametrize("stream", STREAMS)
 def test_neighbouring_addresses_are_independent(stream: str) -> None:
-    """Pairs of neighbours fall evenly into 100 cells, 20,000 / 2 / 100 = 100 pairs expected in each."""
+    """Pairs of neighbours fall evenly into 100 cells: 20,000 / 2 / 100 = 100 in each."""
     tenth = (10 * STREAMS[stream](np.arange(COUNT))).astype(int)
     cells = np.bincount(10 * tenth[::2] + tenth[1::2], minlength=100)
     assert chisquare(cells).pvalue > SIGNIFICANT

@@ -84,7 +84,7 @@ def test_the_same_address_gives_the_same_episode(opens, seed, round, clients, dr
 @given(seed=seeds, round=rounds, clients=cohorts)
 @quick
 def test_another_address_gives_another_episode(opens, seed, round, clients) -> None:
-    """Four draws of each client: with 5 of 8 or 45 drawings in order they all repeat by no chance."""
+    """Four draws a client: of 8 P 5 = 6720 or more orders, four repeat at once in 1 of 10^15."""
     federation, ids = opens(seed), np.array(clients)
     drawn = federation.draw(ids, 4, seed, "train", round)
     assert not same(drawn, federation.draw(ids, 4, seed, "train", round + 1))
@@ -112,7 +112,7 @@ def test_the_draws_of_a_client_differ_from_one_another(opens, seed, round, clien
 @given(seed=seeds, round=rounds, clients=cohorts)
 @quick
 def test_support_and_query_share_no_example(opens, seed, round, clients) -> None:
-    """Nor does an example come twice: no two inputs of an episode are equal in either federation."""
+    """Nor does an example come twice. In both federations no two examples have equal inputs."""
     drawn = opens(seed).draw(np.array(clients), 2, seed, "train", round)
     for place in range(len(clients)):
         for index in range(2):

@@ -126,8 +126,8 @@ def test_a_pooled_shard_has_distinct_classes_of_its_split(coded, seed, client) -
 
 
 def test_every_class_of_a_pool_is_in_some_shard_and_all_turns_occur(coded) -> None:
-    """1000 train clients hold 40 of 4400 classes each: 4400 (1 - 1/110)^1000 = 0.47 are in none, and
-    more than 10 by a chance of 1e-11."""
+    """1000 train clients hold 40 of 4400 classes each: 4400 (1 - 1/110)^1000 = 0.47 are in none,
+    and more than 10 by a chance of 1e-11."""
     federation = opened(pooled(characters=40), coded.characters)
     held = np.unique(
         np.concatenate([federation.shard(client) for client in federation.clients("train")])
@@ -244,7 +244,7 @@ def test_unseen_clients_hold_unseen_characters(real, split: str) -> None:
 
 
 def test_images_are_the_drawings_of_the_archive(real, data_folder: str) -> None:
-    """Character i, drawing d is the file .../characterNN/...(d + 1).png, resized by Lanczos, inverted."""
+    """Drawing d of a character is the file characterNN/..._(d + 1).png, resized and inverted."""
     folder = Path(data_folder)
     for index in (0, 500, 963, 964, 1622):
         part = "images_background" if real.background[index] else "images_evaluation"
@@ -265,7 +265,7 @@ def test_images_are_the_drawings_of_the_archive(real, data_folder: str) -> None:
 
 
 def test_ink_is_bright_on_dark_paper(real) -> None:
-    """Paper, 0 but for a level or two where Lanczos rings, covers more than half of every drawing."""
+    """More than half of every drawing is paper: 0, or 1 where Lanczos rings."""
     flat = real.images.reshape(1623 * DRAWINGS, -1)
     assert flat.shape[1] == 28 * 28
     assert (np.median(flat, axis=1) < 2).all()
@@ -273,7 +273,7 @@ def test_ink_is_bright_on_dark_paper(real) -> None:
 
 
 def test_turned_images_are_rot90_of_the_raw_ones(real) -> None:
-    """Every image of an episode is a drawing of the class of its label, turned as the class says."""
+    """Every image of an episode is a drawing of its label's class, turned as the class says."""
     federation = opened(pooled(split="vinyals"), real)
     clients, turns = np.arange(12), set()
     drawn = federation.draw(clients, 1, 0, "train", 0)
@@ -323,7 +323,8 @@ def members(part: str) -> Iterator[str]:
     for index in range(SIZES[part]):
         alphabet, number = divmod(index, 40)
         for drawing in range(1, DRAWINGS + 1):
-            yield f"{part}/alphabet{alphabet:02d}/character{number + 1:02d}/{index:04d}_{drawing:02d}.png"
+            character = f"alphabet{alphabet:02d}/character{number + 1:02d}"
+            yield f"{part}/{character}/{index:04d}_{drawing:02d}.png"
 
 
 def write(path: Path, names: Iterator[str], content: bytes = PICTURE) -> None:

@@ -50,7 +50,7 @@ def test_descend_without_batches_stays(quadratic, points) -> None:
 
 
 def test_rms_adam_is_torch_adam_without_first_moment(quadratic, points, hessians) -> None:
-    """Eight steps on eight bowls, one of them centred at the start: its gradient of 0 moves nothing."""
+    """Eight steps on eight bowls; the first is centred at the start, and its gradient is 0."""
     w, lr = points(6), 0.05
     bowls = [quadratic.batch(w, hessians(6))]
     bowls += [quadratic.batch(points(6), hessians(6)) for _ in range(7)]

@@ -24,7 +24,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize("order", [1, 2])
 def test_isotropic_quadratic(quadratic, points, order: int, steps: int) -> None:
-    """``w' = s + rho (w - s)``, ``rho = (1-a)^k``; first order ``w' - q``, second ``rho (w' - q)``."""
+    """``w' = s + rho (w - s)``, ``rho = (1-a)^k``: first order ``w' - q``, second rho times it."""
     w, support, query = points(3, 4)
     found = Maml(RATE, steps, order).update(
         quadratic, {"w": w}, quadratic.episodes([support], [query])
@@ -38,7 +38,7 @@ def test_isotropic_quadratic(quadratic, points, order: int, steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize("order", [1, 2])
 def test_general_quadratic(quadratic, points, hessians, order: int, steps: int) -> None:
-    """``J = (I - a A)^k``, ``w' = s + J (w - s)``; first order ``B (w' - q)``, second ``J' B (w' - q)``."""
+    """``w' = s + J (w - s)``, ``J = (I - aA)^k``: first order ``B (w' - q)``, second J^T times it."""
     w, support, query = points(3, 4)
     curve_s, curve_q = hessians(4), hessians(4)
     episode = Episode(quadratic.batch(support, curve_s), quadratic.batch(query, curve_q))
@@ -213,7 +213,7 @@ def test_finite_differences(points, relative_error) -> None:
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("net", NETS)
 def test_equals_plain_autograd(points, relative_error, net: str, order: int, steps: int) -> None:
-    """1e-9 is far above rounding, and far below the 1e-4 of a gradient taken through affine norms wrongly."""
+    """1e-9 is far above rounding, far below the 1e-4 of wrong gradients through affine norms."""
     objective, params, episode = NETS[net](points)
     expected = meta_gradient_by_autograd(objective, params, episode, steps, order)
     found = delta(Maml(RATE, steps, order), objective, params, episode)
@@ -248,7 +248,7 @@ def test_orders_differ_on_a_curved_loss(points, relative_error, net: str) -> Non
 
 
 def test_orders_agree_as_the_rate_goes_to_0(points) -> None:
-    """``SO - FO = -a H_S g_Q + O(a^2)``: a hundredth of the rate, a hundredth of it within a few a."""
+    """``SO - FO = -a H_S g_Q + O(a^2)``: a hundredth of the rate, a hundredth of it but for O(a)."""
     objective, params, episode = tanh_net(points)
 
     def difference(rate: float) -> Tensor:

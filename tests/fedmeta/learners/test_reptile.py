@@ -34,7 +34,7 @@ def test_isotropic_quadratic(quadratic, points, steps: int) -> None:
 def test_minibatches_alternate_on_a_general_quadratic(
     quadratic, points, hessians, steps: int
 ) -> None:
-    """One example a step: ``w <- s + (I - a A)(w - s)``, then ``q + (I - a B)(w - q)``, and again."""
+    """One example a step: ``w <- s + (I - a A)(w - s)``, ``w <- q + (I - a B)(w - q)``, again."""
     w, support, query = points(3, 4)
     curves = [hessians(4), hessians(4)]
     episode = Episode(quadratic.batch(support, curves[0]), quadratic.batch(query, curves[1]))
@@ -60,7 +60,7 @@ def test_one_step_is_the_joint_gradient(quadratic, points, hessians) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_is_the_displacement_of_federated_averaging(quadratic, points, batch_size: int) -> None:
-    """With sgd inside and as many steps as E epochs have, Reptile's client is FedAvg's, to the bit."""
+    """With sgd inside and the steps of two epochs, Reptile's client is FedAvg's, to the bit."""
     w, support, query = points(3, 4)
     episode = quadratic.stack(
         [Episode(quadratic.batch(support, None, 3), quadratic.batch(query, None, 5))]

@@ -1,0 +1,133 @@
+"""A real offline run of W&B, its file read back: what ``wandb sync`` would send."""
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+
+from fedmeta.run_folder import write_lines
+from fedmeta.tracking.plots import Plots
+from fedmeta.tracking.recorder import Recorders, Run
+from fedmeta.tracking.wandb import Wandb
+
+Watch = Callable[..., Run]
+HEADER, BLOCK, CHUNK = 7, 32_768, struct.Struct("<IHB")
+FULL, LAST = 1, 4
+OVERRIDES = (
+    "tracking.wandb={mode: offline, project: fedmeta-tests, group: sweep-1, tags: [maml, quick]}",
+    "learner.inner_lr=0.25",
+)
+
+
+def payloads(data: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log: chunks of a checksum, a length and a type, in blocks."""
+    position, parts = HEADER, b""
+    while position < len(data):
+        left = BLOCK - position % BLOCK
+        if left < CHUNK.size:  # padding at the end of a block
+            position += left
+            continue
+        _, length, kind = CHUNK.unpack_from(data, position)
+        position += CHUNK.size
+        parts += data[position : position + length]
+        position += length
+        if kind in (FULL, LAST):
+            yield parts
+            parts = b""
+
+
+def read(folder: Path) -> list[Record]:
+    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    data = file.read_bytes()
+    assert data.startswith(b":W&B")
+    return [Record.FromString(payload) for payload in payloads(data)]
+
+
+def plain(items: Any) -> dict[str, Any]:
+    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+def history(records: list[Record]) -> list[dict[str, Any]]:
+    return [plain(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
+
+
+def series(records: list[Record], name: str) -> dict[int, float]:
+    """A metric by step."""
+    return {row["_step"]: row[name] for row in history(records) if name in row}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, watch: Watch, story: Any) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_lines(folder / "metrics.jsonl", story.rows)
+    write_lines(folder / "clients.jsonl", story.clients)
+    recorders = Recorders([Plots(), Wandb()])
+    story.tell(recorders, watch(folder, *OVERRIDES))
+    assert recorders.failed == []
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(folder: Path) -> list[Record]:
+    return read(folder)
+
+
+def test_the_run_has_its_project_group_tags_and_name(records: list[Record], folder: Path) -> None:
+    (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
+    assert (run.project, run.run_group, list(run.tags)) == (
+        "fedmeta-tests",
+        "sweep-1",
+        ["maml", "quick"],
+    )
+    assert run.display_name == f"watched/{folder.name}"
+    assert run.run_id == f"watched-{folder.name}"
+
+
+def test_the_config_is_the_resolved_one(records: list[Record], watch: Watch, folder: Path) -> None:
+    (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
+    found = plain(run.config.update)
+    sections = watch(folder, *OVERRIDES).experiment.sections
+    assert {key: found[key] for key in sections} == sections
+    assert found["learner"]["inner_lr"] == 0.25
+
+
+def test_every_round_has_its_values(records: list[Record]) -> None:
+    assert series(records, "train/loss") == {1: 1.0, 2: 0.5}
+    assert series(records, "train/clients") == {1: 4, 2: 4}
+    assert series(records, "val/before/accuracy") == {0: 0.25, 1: 0.25, 2: 0.375}
+    assert series(records, "val/after/accuracy") == {0: 0.375, 1: 0.625, 2: 0.75}
+    assert series(records, "test/after/accuracy") == {2: 0.875}
+
+
+def test_the_summary_is_the_runs_summary(records: list[Record], story: Any) -> None:
+    updates = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
+    found: dict[str, Any] = {}
+    for update in updates:
+        found |= plain(update.update)
+    for key, value in story.summary.items():
+        assert found[key] == value
+
+
+def test_pictures_and_the_table_of_clients_go_along(records: list[Record], folder: Path) -> None:
+    media = {k: v for row in history(records) for k, v in row.items() if isinstance(v, dict)}
+    assert media["plots/learning_curve"]["_type"] == "image-file"
+    assert media["plots/adaptation_curve"]["_type"] == "image-file"
+    (run,) = (folder / "wandb").glob("offline-run-*")
+    for entry in media.values():
+        assert (run / "files" / entry["path"]).exists()
+    table = json.loads((run / "files" / media["clients"]["path"]).read_text())
+    scores = ["loss before", "loss after", "accuracy before", "accuracy after"]
+    assert table["columns"] == ["client", *scores]
+    assert table["data"] == [[7, 2.0, 0.5, 0.25, 1.0], [9, 3.0, 1.5, 0.25, 0.75]]
+
+
+def test_an_interrupted_run_keeps_its_values(tmp_path: Path, watch: Watch, story: Any) -> None:
+    recorder = Wandb()
+    recorder.start(watch(tmp_path, *OVERRIDES))
+    recorder.record(story.rows[1])
+    recorder.finish(None)
+    assert series(read(tmp_path), "train/loss") == {1: 1.0}
