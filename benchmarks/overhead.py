@@ -35,7 +35,9 @@ class Identity:
 
     draws: int = 1
 
-    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def trajectory(
+        self, loss: Loss, params: Params, support: Batch, steps: int
+    ) -> Iterator[Params]:
         """The params, unchanged."""
         return repeat(params, steps + 1)
 
@@ -93,7 +95,7 @@ def milliseconds_per_client(replies: str, clients: int = 1000, rounds: int = 20)
         run(load(config, settings, STRATEGIES), Path(folder))
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
     seconds = [row["seconds"] for row in map(json.loads, lines) if row["split"] == "train"]
-    return 1000 * median(seconds[1:]) / clients
+    return 1000 * float(median(seconds[1:])) / clients
 
 
 def peak_megabytes(registered: int) -> float:
@@ -127,7 +129,9 @@ def main() -> None:
     )
     for replies in ("sum", "each"):
         costs = [milliseconds_per_client(replies) for _ in range(REPEATS)]
-        print(f"overhead per client and round, replies={replies}: {median(costs):.4f} ms {_range(costs)}")
+        print(
+            f"overhead per client and round, replies={replies}: {median(costs):.4f} ms {_range(costs)}"
+        )
     ray.shutdown()
     few, many = ([peak_megabytes(n) for _ in range(3)] for n in (1_000, 100_000))
     print(f"peak memory, 1,000 registered clients: {median(few):.0f} MB {_range(few)}")

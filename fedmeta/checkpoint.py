@@ -16,7 +16,9 @@ from fedmeta.errors import RunFolderError
 
 def write_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write the checkpoint. On any failure the one that was there before is left as it was."""
-    owned = {name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    owned = {
+        name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
+    }
     content = save(owned, {"header": json.dumps(header)})  # safetensors refuses shared memory
     write_atomically(path, content)
 

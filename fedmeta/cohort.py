@@ -111,7 +111,9 @@ def drop_unusable(replies: Replies) -> Replies:
     if not replies.clients:
         return replies
     if replies.summed:
-        deltas = torch.stack([torch.isfinite(total).all() for total in replies.deltas.values()]).all()
+        deltas = torch.stack(
+            [torch.isfinite(total).all() for total in replies.deltas.values()]
+        ).all()
     else:
         deltas = finite(replies.deltas)
     good = finite(replies.columns) & deltas

@@ -119,7 +119,9 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     return Experiment(**asdict(head), **parts, sections=built)
 
 
-def choose(table: Mapping[str, type[Component]], section: Mapping[str, Any], where: str) -> Component:
+def choose(
+    table: Mapping[str, type[Component]], section: Mapping[str, Any], where: str
+) -> Component:
     """The component that a section names, filled with the section's other keys."""
     name = section.get("name")
     if not isinstance(name, str) or name not in table:
@@ -138,7 +140,11 @@ class _Head:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name[0] == ".":
+        if (
+            not self.name
+            or not all(c.isalnum() or c in "-_." for c in self.name)
+            or self.name[0] == "."
+        ):
             raise ConfigError(f"name must be letters, digits, '-', '_' and '.', got {self.name!r}")
         for key, least in (("rounds", 1), ("seed", 0)):
             if (value := getattr(self, key)) < least:

@@ -24,8 +24,10 @@ def _query(content: RecordDict) -> RecordDict:
     """Which clients this node hosts, as ``[start, stop]`` of consecutive ids for each split."""
     _, cohort = _open(unpack_work(content).experiment)
     spans = {split: cohort.federation.clients(split) for split in SPLITS}
-    hosts = {split: [span.start, span.stop] for split, span in spans.items()}
-    return RecordDict({"node": ConfigRecord({"version": __version__, **hosts})})
+    node = ConfigRecord({"version": __version__})
+    for split, span in spans.items():
+        node[split] = [span.start, span.stop]
+    return RecordDict({"node": node})
 
 
 def _train(content: RecordDict) -> RecordDict:

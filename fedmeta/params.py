@@ -10,7 +10,9 @@ from fedmeta.types import Params
 
 def finite(stack: Params) -> Tensor:
     """Whether every number at a leading index is finite, bool ``[clients]``."""
-    checks = [torch.isfinite(values).reshape(len(values), -1).all(dim=1) for values in stack.values()]
+    checks = [
+        torch.isfinite(values).reshape(len(values), -1).all(dim=1) for values in stack.values()
+    ]
     return torch.stack(checks).all(dim=0)
 
 

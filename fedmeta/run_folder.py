@@ -1,4 +1,4 @@
-"""The folder of a run: ``config.yaml metrics.jsonl clients.jsonl summary.json checkpoint/ plots/ log.txt``."""
+"""The folder of a run: config, metrics, scores of clients, summary, checkpoint, plots and log."""
 
 import json
 import shutil

@@ -47,7 +47,7 @@ def bits(*address: Part) -> NDArray[np.uint64]:
 
 def uniform(*address: Part) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1), one per element of the broadcast address."""
-    return (bits(*address) >> np.uint64(11)) * 2.0**-53
+    return (bits(*address) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def choose(n: int, k: int, *address: Part) -> NDArray[np.int64]:
@@ -59,4 +59,3 @@ def choose(n: int, k: int, *address: Part) -> NDArray[np.int64]:
     chosen = np.argpartition(keys, k, axis=-1)[..., :k]  # a cohort out of very many clients
     order = np.argsort(np.take_along_axis(keys, chosen, axis=-1), axis=-1)
     return np.take_along_axis(chosen, order, axis=-1)
-

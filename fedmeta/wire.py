@@ -54,7 +54,7 @@ def pack_replies(replies: Replies) -> RecordDict:
     return RecordDict(
         {
             "deltas": pack_params(replies.deltas),
-            "columns": MetricRecord({"client": replies.clients} | columns),
+            "columns": MetricRecord({"client": replies.clients, **columns}),
             "failures": ConfigRecord(
                 {
                     "clients": list(replies.failures),
@@ -73,7 +73,9 @@ def unpack_replies(content: RecordDict) -> Replies:
     return Replies(
         clients=list(columns.pop("client")),  # type: ignore[arg-type]
         deltas=unpack_params(content.array_records["deltas"]),
-        columns={name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()},
+        columns={
+            name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()
+        },
         failures=dict(zip(failures["clients"], map(str, failures["reasons"]), strict=True)),  # type: ignore[arg-type]
         summed=bool(failures["summed"]),
     )

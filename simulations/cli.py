@@ -70,7 +70,9 @@ def guard(work: Callable[[], None], debug: bool) -> None:
     except FedmetaError as e:
         if debug:
             raise
-        RichConsole(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_plain(e)}", highlight=False)
+        RichConsole(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/] {_plain(e)}", highlight=False
+        )
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         RichConsole(stderr=True).print("interrupted")
@@ -86,7 +88,7 @@ def _run(
     from strategies.opening import open_new, open_old
 
     if config is not None and "=" in config and not Path(config).exists():
-        config, overrides = None, [config, *overrides]  # --resume RUN key=value
+        overrides, config = [config, *overrides], None  # --resume RUN key=value
     path = Path(config) if config else None
     if path is None and resume is None:
         raise ConfigError("give a config, or --resume RUN")

@@ -90,6 +90,5 @@ class CohortGrid(Grid):
             [(message.metadata.dst_node_id - _FIRST_NODE, message.content) for message in sent],
         )
         return [
-            Message(answer, reply_to=message)
-            for answer, message in zip(answers, sent, strict=True)
+            Message(answer, reply_to=message) for answer, message in zip(answers, sent, strict=True)
         ]

@@ -56,7 +56,11 @@ class SinusoidPicture:
         axes.plot(grid, amplitude * torch.sin(grid - phase), color="black", label="true curve")
         judge, most = objective(experiment), experiment.evaluation.steps
         path = experiment.learner.trajectory(judge, params, support, most)
-        styles = {0: (GREY, "before"), 1: (ORANGE, "after 1 step"), most: (BLUE, f"after {most} steps")}
+        styles = {
+            0: (GREY, "before"),
+            1: (ORANGE, "after 1 step"),
+            most: (BLUE, f"after {most} steps"),
+        }
         for step, adapted in enumerate(islice(path, most + 1)):
             if step in styles:
                 colour, label = styles[step]

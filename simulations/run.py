@@ -1,6 +1,5 @@
 """``fedmeta run``: a federation on this machine or a Ray cluster, from config to run folder."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +10,10 @@ from fedmeta.tracking.recorder import Recorder, Recorders, Row
 from simulations.executors import build_executor
 from simulations.grid import CohortGrid
 from simulations.pictures import SinusoidPicture
-from strategies.roster import take_roster
 from strategies.opening import open_old
+from strategies.roster import take_roster
 from strategies.server import TIMEOUT, Federated, evaluate, federate
 from strategies.state import CHECKPOINT, load_state, selected
-
-_log = logging.getLogger(__name__)
 
 
 def run(

@@ -21,7 +21,9 @@ def weighted_mean(replies: Sequence[Replies], weight: str) -> Params:
     if each:
         sums.append(_ordered_sum(each, weight))
     return {
-        name: (torch.stack([part[name] for part in sums]).sum(dim=0) / total).to(sums[0][name].dtype)
+        name: (torch.stack([part[name] for part in sums]).sum(dim=0) / total).to(
+            sums[0][name].dtype
+        )
         for name in sums[0]
     }
 

@@ -11,7 +11,9 @@ from strategies.state import load_state
 from strategies.stock import STRATEGIES
 
 
-def open_new(config: Path, overrides: Sequence[str], chosen: Path | None) -> tuple[Experiment, Path]:
+def open_new(
+    config: Path, overrides: Sequence[str], chosen: Path | None
+) -> tuple[Experiment, Path]:
     """The experiment of a config file and a new folder for it."""
     experiment = load(config, overrides, STRATEGIES)
     folder = new_run_folder(experiment.name, chosen)
@@ -19,7 +21,9 @@ def open_new(config: Path, overrides: Sequence[str], chosen: Path | None) -> tup
     return experiment, folder
 
 
-def open_old(folder: Path, config: Path | None, overrides: Sequence[str]) -> tuple[Experiment, Path]:
+def open_old(
+    folder: Path, config: Path | None, overrides: Sequence[str]
+) -> tuple[Experiment, Path]:
     """The experiment of a run folder, or of a config that must agree with its checkpoint."""
     saved = folder / "config.yaml"
     if not saved.exists():

@@ -39,10 +39,10 @@ class Yogi(Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
-                    self._step(param, group)
+                    self._step(param, param.grad, group)
 
-    def _step(self, param: Tensor, group: dict[str, Any]) -> None:
-        (beta1, beta2), tau, g, state = group["betas"], group["eps"], param.grad, self.state[param]
+    def _step(self, param: Tensor, g: Tensor, group: dict[str, Any]) -> None:
+        (beta1, beta2), tau, state = group["betas"], group["eps"], self.state[param]
         if not state:
             state["m"] = torch.zeros_like(param)
             state["v"] = torch.full_like(param, tau**2)
@@ -101,7 +101,7 @@ class ServerOptimizer:
             for position, memory in optimizer.state_dict()["state"].items()
         }
 
-    def _class(self) -> type[Optimizer]:
+    def _class(self) -> Callable[..., Optimizer]:
         found = Yogi if self.name == "Yogi" else getattr(torch.optim, self.name, None)
         if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
             raise ConfigError(
@@ -113,5 +113,7 @@ class ServerOptimizer:
         if self.schedule == "linear":
             return 1 - progress
         if self.schedule == "cosine":
-            return float((1 + torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64))) / 2)
+            return float(
+                (1 + torch.cos(torch.tensor(torch.pi * progress, dtype=torch.float64))) / 2
+            )
         return 1.0

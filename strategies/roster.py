@@ -61,7 +61,7 @@ def _spans(reply: Message) -> Spans:
     record = reply.content.config_records["node"]
     if record["version"] != __version__:
         raise FedmetaError(
-            f"node {node} runs fedmeta {record['version']}, the server {__version__}: "
+            f"node {node} runs fedmeta {record['version']!s}, the server {__version__}: "
             "install the same version"
         )
     return tuple(range(*_pair(record[split])) for split in SPLITS)

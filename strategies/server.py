@@ -84,7 +84,7 @@ def evaluate(
     replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
     report = collect(replies, len(clients))
     if report is None:
-        reasons = {reply.error.reason for reply in replies if reply.has_error()}
+        reasons = {str(reply.error.reason) for reply in replies if reply.has_error()}
         raise FedmetaError(f"no {split} client could be scored: {'; '.join(reasons) or 'no reply'}")
     return report
 
@@ -154,5 +154,3 @@ def client_rows(report: Report, split: str) -> list[dict[str, Any]]:
         {"client": client, "split": split} | {name: values[i] for name, values in curves.items()}
         for i, client in enumerate(report.scores.clients)
     ]
-
-

@@ -78,7 +78,7 @@ class FedAdam:
     weighting: Weighting = "examples"
 
     def rules(self) -> Rules:
-        """torch's Adam."""
+        """Adam of torch."""
         options = {"betas": (self.beta1, self.beta2), "eps": self.tau}
         return _mean(self.weighting, ServerOptimizer("Adam", self.lr, options, self.schedule))
 
@@ -110,14 +110,14 @@ class FedAdagrad:
     weighting: Weighting = "examples"
 
     def rules(self) -> Rules:
-        """torch's Adagrad."""
+        """Adagrad of torch."""
         options = {"eps": self.tau, "initial_accumulator_value": self.tau**2}
         return _mean(self.weighting, ServerOptimizer("Adagrad", self.lr, options, self.schedule))
 
 
 @dataclass(frozen=True)
 class ReptileStep:
-    """Reptile's outer step (Nichol et al. 2018): ``w <- w + epsilon mean(w' - w)``, epsilon to 0."""
+    """Reptile's outer step (Nichol et al. 2018): ``w <- w - epsilon mean(delta)``, epsilon to 0."""
 
     lr: float
     """Epsilon at the start."""

@@ -28,8 +28,9 @@ class Checked:
 def check(
     messages: Iterable[Message], asked: Mapping[int, list[int]], params: Params, round: int
 ) -> Checked:
-    """Sort the replies of a round. Raises FedmetaError where all of several clients failed alike."""
-    replies, dropped = [], {}
+    """Sort the replies of a round. Raises FedmetaError where several clients all failed alike."""
+    replies: list[Replies] = []
+    dropped: dict[int, str] = {}
     silent = dict(asked)
     for message in messages:
         clients = silent.pop(message.metadata.src_node_id, [])
@@ -69,7 +70,8 @@ def _broken(message: Message, asked: list[int], params: Params) -> str | None:
 
 def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:
     if deltas.keys() != params.keys():
-        missing, extra = sorted(params.keys() - deltas.keys()), sorted(deltas.keys() - params.keys())
+        missing = sorted(params.keys() - deltas.keys())
+        extra = sorted(deltas.keys() - params.keys())
         return f"the delta's keys are wrong: missing {missing}, unknown {extra}"
     for name, param in params.items():
         expected, got = (*leading, *param.shape), tuple(deltas[name].shape)
@@ -86,5 +88,3 @@ def _stop_if_all_failed_alike(dropped: Mapping[int, str], asked: int, round: int
     if len(dropped) == asked > 1 and len(kinds) == 1:
         reason = next(iter(dropped.values()))
         raise FedmetaError(f"round {round}: all {asked} clients failed alike: {reason}")
-
-

@@ -16,7 +16,9 @@ class Learner(Protocol):
     def draws(self) -> int:
         """Episodes that one update consumes."""
 
-    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def trajectory(
+        self, loss: Loss, params: Params, support: Batch, steps: int
+    ) -> Iterator[Params]:
         """Adaptation: the params after 0, 1, ..., ``steps`` inner steps on the support."""
 
     def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:

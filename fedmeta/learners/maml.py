@@ -43,7 +43,9 @@ class Maml:
         """Episodes that one update consumes."""
         return self.episodes * self.local_steps
 
-    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def trajectory(
+        self, loss: Loss, params: Params, support: Batch, steps: int
+    ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` inner steps on the support."""
         return descend(loss, params, repeat(support, steps), Sgd(self.inner_lr), self.order)
 

@@ -53,7 +53,9 @@ class Reptile:
     def _optimizer(self) -> InnerOptimizer:
         return (RmsAdam if self.inner_optimizer == "adam" else Sgd)(self.inner_lr)
 
-    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def trajectory(
+        self, loss: Loss, params: Params, support: Batch, steps: int
+    ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` minibatch steps on the support."""
         batches = minibatches(support, self.batch_size, steps)
         return descend(loss, params, batches, self._optimizer)

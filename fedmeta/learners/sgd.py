@@ -31,7 +31,9 @@ class LocalSgd:
         """Episodes that one update consumes."""
         return 1
 
-    def trajectory(self, loss: Loss, params: Params, support: Batch, steps: int) -> Iterator[Params]:
+    def trajectory(
+        self, loss: Loss, params: Params, support: Batch, steps: int
+    ) -> Iterator[Params]:
         """Fine-tuning: the params after 0, 1, ..., ``steps`` minibatch steps on the support."""
         return descend(loss, params, minibatches(support, self.batch_size, steps), Sgd(self.lr))
 

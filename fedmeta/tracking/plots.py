@@ -6,7 +6,11 @@ from typing import Any
 from fedmeta.run_folder import read_lines
 from fedmeta.tracking.recorder import Row, Run
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#6b6b6b"  # Okabe and Ito: told apart without colour vision
+BLUE, ORANGE, GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#6b6b6b",
+)  # Okabe and Ito: told apart without colour vision
 
 
 class Plots:

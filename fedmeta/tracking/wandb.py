@@ -50,7 +50,10 @@ class Wandb:
 
         rows = read_lines(self._folder / "clients.jsonl")
         names = [name for name in rows[0] if name not in ("client", "split")] if rows else []
-        columns = ["client", *(f"{name} {when}" for name in names for when in ("before", "after"))]
+        columns: list[str | int] = [
+            "client",
+            *(f"{name} {when}" for name in names for when in ("before", "after")),
+        ]
         data = [[r["client"], *(r[name][i] for name in names for i in (0, -1))] for r in rows]
         return wandb.Table(columns=columns, data=data)
 

@@ -9,6 +9,8 @@ def build_executor(settings: EngineSettings) -> Executor:
     """The executor of an experiment. Raises ConfigError where it cannot be had."""
     if settings.executor == "local":
         return LocalExecutor()
-    from simulations.executors.ray import RayExecutor  # the one import of ray, where it is asked for
+    from simulations.executors.ray import (
+        RayExecutor,
+    )  # the one import of ray, where it is asked for
 
     return RayExecutor(settings)

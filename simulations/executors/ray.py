@@ -20,7 +20,9 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One node: answers messages with what it keeps resident."""
 
-    def answer(self, message_type: str, params: ArrayRecord, rest: RecordDict) -> RecordDict | Error:
+    def answer(
+        self, message_type: str, params: ArrayRecord, rest: RecordDict
+    ) -> RecordDict | Error:
         """The reply, or what a node's failure looks like; bad input is raised."""
         from fedmeta.node import answer
 
@@ -81,11 +83,15 @@ class RayExecutor:
             except RayTaskError as e:
                 raise (e.cause if isinstance(e.cause, FedmetaError) else e) from None
             except (RayActorError, ActorUnavailableError) as e:
-                _log.warning("worker %d died (%s); its block is computed anew", node, _first_line(e))
+                _log.warning(
+                    "worker %d died (%s); its block is computed anew", node, _first_line(e)
+                )
                 if attempt < ATTEMPTS:
                     self._workers[node] = self._spawn()
                     answer = self._workers[node].answer.remote(*call)
-        raise FedmetaError(f"Ray worker {node} died {ATTEMPTS} times over the same block of clients")
+        raise FedmetaError(
+            f"Ray worker {node} died {ATTEMPTS} times over the same block of clients"
+        )
 
     def _spawn(self) -> Any:
         return ray.remote(Worker).options(**self._options).remote()
@@ -94,7 +100,7 @@ class RayExecutor:
 def _connect(settings: EngineSettings) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if settings.address:
             ray.init(address=settings.address, **quiet)
@@ -109,7 +115,7 @@ def _connect(settings: EngineSettings) -> None:
 
 def _share(settings: EngineSettings) -> dict[str, Any]:
     """What each worker asks of Ray: one CPU and, where the cluster has GPUs, its share of them."""
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
     if settings.workers > cpus:
         raise ConfigError(

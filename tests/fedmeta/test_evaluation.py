@@ -8,7 +8,7 @@ from fedmeta.types import Batch, Episode
 
 
 def test_curve_is_the_query_loss_after_every_step_averaged_over_episodes(points) -> None:
-    """Loss ``(w - y)^2``: ``w_j = s + (1 - 2a)^j (w - s)``, and the query scores ``(w_j - q)^2``."""
+    """Loss ``(w - y)^2``: ``w_j = s + (1 - 2a)^j (w - s)``, the query scores ``(w_j - q)^2``."""
     rate, steps = 0.2, 4
     w, supports, queries = points(1, 1), points(3), points(3)
     ones = torch.ones(3, 1, 1, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Bad input is one line that names the culprit, exit code 2, and leaves nothing behind."""
 
-import os
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -138,7 +138,17 @@ def test_a_dry_run_shows_the_resolved_config_and_writes_nothing(here: Path) -> N
 def test_list_names_everything_with_its_paper() -> None:
     result = fedmeta("list")
     assert result.exit_code == 0
-    for word in ("maml", "reptile", "sgd", "conv4", "mlp", "omniglot", "sinusoid", "fedyogi", "vmap"):
+    for word in (
+        "maml",
+        "reptile",
+        "sgd",
+        "conv4",
+        "mlp",
+        "omniglot",
+        "sinusoid",
+        "fedyogi",
+        "vmap",
+    ):
         assert word in result.output
     assert "Finn" in result.output
     assert "McMahan" in result.output
@@ -148,8 +158,6 @@ def test_evaluate_again_gives_the_same_scores(here: Path) -> None:
     assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
     assert fedmeta("evaluate", "done").exit_code == 0
     summary, again = ((here / "done" / f).read_text() for f in ("summary.json", "evaluation.json"))
-    import json
-
     assert json.loads(summary)["test"] == json.loads(again)["test"]
 
 
@@ -157,6 +165,10 @@ def test_importing_the_command_is_quick_and_light() -> None:
     """Heavy parts wait until they are asked for."""
     program = "import sys, simulations.cli; print(sorted({'ray','wandb','torch','matplotlib'} & set(sys.modules)))"
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     )
     assert result.stdout.strip() == "[]"

@@ -52,11 +52,11 @@ def superlinks(home: Path) -> list[Path]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"flower-superlink" in (entry / "cmdline").read_bytes():
-                if f"FLWR_HOME={home}".encode() in (entry / "environ").read_bytes():
-                    found.append(entry)
+            command, environment = ((entry / f).read_bytes() for f in ("cmdline", "environ"))
+            if b"flower-superlink" in command and f"FLWR_HOME={home}".encode() in environment:
+                found.append(entry)
         except OSError:
-            continue  # ended meanwhile, or somebody else's
+            continue  # not a process, ended meanwhile, or somebody else's
     return found
 
 

@@ -38,7 +38,7 @@ def test_isotropic_quadratic(quadratic, points, order: int, steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize("order", [1, 2])
 def test_general_quadratic(quadratic, points, hessians, order: int, steps: int) -> None:
-    """``w' = s + J (w - s)``, ``J = (I - aA)^k``: first order ``B (w' - q)``, second J^T times it."""
+    """``w' = s + J (w - s)``, ``J = (I - aA)^k``: first order ``B (w' - q)``, second J' times it."""
     w, support, query = points(3, 4)
     curve_s, curve_q = hessians(4), hessians(4)
     episode = Episode(quadratic.batch(support, curve_s), quadratic.batch(query, curve_q))
@@ -248,7 +248,7 @@ def test_orders_differ_on_a_curved_loss(points, relative_error, net: str) -> Non
 
 
 def test_orders_agree_as_the_rate_goes_to_0(points) -> None:
-    """``SO - FO = -a H_S g_Q + O(a^2)``: a hundredth of the rate, a hundredth of it but for O(a)."""
+    """``SO - FO = -a H_S g_Q + O(a^2)``: a hundredth of the rate, a hundredth of it and O(a)."""
     objective, params, episode = tanh_net(points)
 
     def difference(rate: float) -> Tensor:

@@ -2,7 +2,8 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +27,52 @@ OVERRIDES = (
 def payloads(data: bytes) -> Iterator[bytes]:
     """The records of a LevelDB log: chunks of a checksum, a length and a type, in blocks."""
     position, parts = HEADER, b""
-    while position < len(data):
+    while position + CHUNK.size <= len(data):
         left = BLOCK - position % BLOCK
         if left < CHUNK.size:  # padding at the end of a block
             position += left
             continue
-        _, length, kind = CHUNK.unpack_from(data, position)
+        _, length, part = CHUNK.unpack_from(data, position)
         position += CHUNK.size
         parts += data[position : position + length]
         position += length
-        if kind in (FULL, LAST):
+        if position > len(data):  # still being written
+            return
+        if part in (FULL, LAST):
             yield parts
             parts = b""
 
 
 def read(folder: Path) -> list[Record]:
+    """All records up to the exit, which a process of W&B's own writes a moment after finish()."""
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    data = file.read_bytes()
-    assert data.startswith(b":W&B")
-    return [Record.FromString(payload) for payload in payloads(data)]
+    assert file.read_bytes().startswith(b":W&B")
+    for _ in range(200):
+        records = [Record.FromString(payload) for payload in payloads(file.read_bytes())]
+        if records and kind(records[-1]) == "exit":
+            return records
+        time.sleep(0.05)
+    raise TimeoutError(f"{file} has no exit record after 10 s")
 
 
-def plain(items: Any) -> dict[str, Any]:
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+def kind(record: Record) -> str:
+    return str(record.WhichOneof("record_type"))
+
+
+def plain(items: Iterable[Any]) -> dict[str, Any]:
+    """The mapping that W&B was given: a nested key is a path into it."""
+    found: dict[str, Any] = {}
+    for item in items:
+        *outer, last = item.nested_key or [item.key]
+        place = found
+        for key in outer:
+            place = place.setdefault(key, {})
+        place[last] = json.loads(item.value_json)
+    return found
 
 
 def history(records: list[Record]) -> list[dict[str, Any]]:
-    return [plain(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
+    return [plain(r.history.item) for r in records if kind(r) == "history"]
 
 
 def series(records: list[Record], name: str) -> dict[int, float]:
@@ -77,7 +97,7 @@ def records(folder: Path) -> list[Record]:
 
 
 def test_the_run_has_its_project_group_tags_and_name(records: list[Record], folder: Path) -> None:
-    (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
+    (run,) = (r.run for r in records if kind(r) == "run")
     assert (run.project, run.run_group, list(run.tags)) == (
         "fedmeta-tests",
         "sweep-1",
@@ -88,7 +108,7 @@ def test_the_run_has_its_project_group_tags_and_name(records: list[Record], fold
 
 
 def test_the_config_is_the_resolved_one(records: list[Record], watch: Watch, folder: Path) -> None:
-    (run,) = (r.run for r in records if r.WhichOneof("record_type") == "run")
+    (run,) = (r.run for r in records if kind(r) == "run")
     found = plain(run.config.update)
     sections = watch(folder, *OVERRIDES).experiment.sections
     assert {key: found[key] for key in sections} == sections
@@ -104,10 +124,7 @@ def test_every_round_has_its_values(records: list[Record]) -> None:
 
 
 def test_the_summary_is_the_runs_summary(records: list[Record], story: Any) -> None:
-    updates = [r.summary for r in records if r.WhichOneof("record_type") == "summary"]
-    found: dict[str, Any] = {}
-    for update in updates:
-        found |= plain(update.update)
+    found = plain(item for r in records if kind(r) == "summary" for item in r.summary.update)
     for key, value in story.summary.items():
         assert found[key] == value
 
