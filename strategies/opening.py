@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedmeta.checkpoint import write_atomically
 from fedmeta.config import Experiment, load
 from fedmeta.errors import RunFolderError
 from fedmeta.run_folder import new_run_folder
-from strategies.state import load_state
+from strategies.state import CONFIG, load_state
 from strategies.stock import STRATEGIES
 
 
@@ -16,18 +15,16 @@ def open_new(
 ) -> tuple[Experiment, Path]:
     """The experiment of a config file and a new folder for it."""
     experiment = load(config, overrides, STRATEGIES)
-    folder = new_run_folder(experiment.name, chosen)
-    write_atomically(folder / "config.yaml", experiment.to_yaml().encode())
-    return experiment, folder
+    return experiment, new_run_folder(experiment.name, chosen)
 
 
 def open_old(
     folder: Path, config: Path | None, overrides: Sequence[str]
 ) -> tuple[Experiment, Path]:
     """The experiment of a run folder, or of a config that must agree with its checkpoint."""
-    saved = folder / "config.yaml"
+    saved = folder / CONFIG
     if not saved.exists():
-        raise RunFolderError(f"{folder}: is not a run folder, it has no config.yaml")
+        raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
     experiment = load(config or saved, overrides, STRATEGIES)
     load_state(folder, experiment)
     return experiment, folder

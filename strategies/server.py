@@ -10,6 +10,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fedmeta.checkpoint import write_atomically
 from fedmeta.cohort import objective
 from fedmeta.config import Experiment
 from fedmeta.errors import ConfigError, FedmetaError
@@ -22,7 +23,7 @@ from fedmeta.wire import pack_params
 from strategies.evaluation import Report, collect, evaluation_messages
 from strategies.meta_strategy import MetaStrategy
 from strategies.roster import Roster, take_roster
-from strategies.state import ServerState, load_state, save_state, selected
+from strategies.state import CONFIG, ServerState, load_state, save_state, selected
 
 TIMEOUT = 3600.0
 """Seconds that a round may take before the clients that are not back are dropped."""
@@ -47,6 +48,7 @@ def federate(
     _check_counts(experiment, roster)
     state = load_state(folder, experiment) if resume else ServerState(0, first_params(experiment))
     strategy = MetaStrategy(experiment, roster, state)
+    write_atomically(folder / CONFIG, experiment.to_yaml().encode())
     recorders.start(Run(experiment, folder, state.round))
     summary: Row | None = None
     try:
@@ -101,7 +103,11 @@ def _check_counts(experiment: Experiment, roster: Roster) -> None:
 def _after_round(
     strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders
 ) -> Callable[[int, ArrayRecord], None]:
-    """What Flower calls before the first round and after each: checkpoint first, then record."""
+    """What Flower calls before the first round and after each: record, then checkpoint.
+
+    In this order a death between the two loses no row: a resumed run takes back what lies after its
+    checkpoint.
+    """
 
     def after_round(server_round: int, arrays: ArrayRecord) -> None:
         state, experiment = strategy.state, strategy.experiment
@@ -109,12 +115,12 @@ def _after_round(
             return  # resumed: this round was recorded before
         if server_round == 0:
             strategy.report = evaluate(experiment, grid, strategy.roster, state.params, "val", 0)
-        save_state(folder, state, experiment)
         if server_round > 0:
             recorders.record({"round": state.round, "split": "train"} | strategy.train_row)
         if strategy.report is not None:
             recorders.record({"round": state.round, "split": "val"} | strategy.report.row())
             strategy.report = None
+        save_state(folder, state, experiment)
 
     return after_round
 

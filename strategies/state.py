@@ -15,7 +15,7 @@ from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
 from strategies.optimizers import State
 
-CHECKPOINT = "checkpoint/state.safetensors"
+CONFIG, CHECKPOINT = "config.yaml", "checkpoint/state.safetensors"
 
 
 @dataclass(frozen=True)

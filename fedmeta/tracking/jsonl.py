@@ -17,7 +17,8 @@ class JsonLines:
         """Open the file at the round the run continues from."""
         path = run.folder / "metrics.jsonl"
         if path.exists():
-            write_lines(path, [row for row in read_lines(path) if row["round"] <= run.resumed_at])
+            rows = [row for row in read_lines(path) if row["round"] <= run.resumed_at]
+            write_lines(path, [row for row in rows if row["split"] != "test"])
         self._file = path.open("a", buffering=1)
 
     def record(self, row: Row) -> None:
