@@ -64,7 +64,7 @@ def adaptation_curve(curve: list[Row], title: str) -> Any:
 
 
 def band(
-    axes: Any, x: list[int], points: list[Row], name: str, scale: float,
+    axes: Any, x: list[float], points: list[Row], name: str, scale: float,
     colour: str, style: str, label: str,
 ) -> None:  # fmt: skip
     """A line with its 95 % interval."""
