@@ -26,8 +26,13 @@ def tables() -> Iterator[Table]:
     for kind, members in KINDS.items():
         table = Table(kind, "what it is", title_justify="left", expand=False)
         for name, member in sorted(members.items()):
-            table.add_row(name, (inspect.getdoc(member) or "").split("\n\n")[0].replace("\n", " "))
+            table.add_row(name, _first_paragraph(member))
         yield table
+
+
+def _first_paragraph(member: type) -> str:
+    text = (inspect.getdoc(member) or "").split("\n\n")[0]
+    return text.replace("\n", " ").replace("``", "")
 
 
 def result_table(summary: Row) -> Table:

@@ -24,7 +24,7 @@ ROTATIONS = 4
 
 @dataclass(frozen=True)
 class Omniglot:
-    """Few-shot classification of characters, 28x28, ink 1 on paper 0.
+    """Handwritten characters of 50 alphabets (Lake et al. 2015), N-way K-shot, 28x28.
 
     ``pooled``: a client's shard is a few random characters of its split, each as it is or turned by
     90, 180 or 270 degrees, which makes another class. This is the protocol of the few-shot papers.

@@ -16,7 +16,9 @@ from fedmeta.types import Batch, Episode
 
 @dataclass(frozen=True)
 class Sinusoid:
-    """``y = A sin(x - p)``, A in [0.1, 5], p in [0, pi], x in [-5, 5] (Finn et al. 2017, section 5.1).
+    """Regression of sines of unknown amplitude and phase (Finn et al. 2017, section 5.1).
+
+    ``y = A sin(x - p)`` with A in [0.1, 5], p in [0, pi], x in [-5, 5], all uniform.
 
     Before adaptation no model can have a mean squared error below 3.0 on new clients: the best
     function that does not know the client is ``-(5.1/pi) cos x``.

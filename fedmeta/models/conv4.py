@@ -16,7 +16,7 @@ class _SpatialMean(nn.Module):
 
 @dataclass(frozen=True)
 class Conv4:
-    """Four blocks of 3x3 convolution, batch norm and ReLU, then a linear head.
+    """Conv-4 (Vinyals et al. 2016): four blocks of convolution, batch norm and ReLU, and a head.
 
     ``strided`` (Finn et al. 2017, Omniglot): stride 2 and a mean over the last map. ``pooled``
     (Vinyals et al. 2016): stride 1 and 2x2 max pooling. Batch norm is transductive: the statistics

@@ -13,7 +13,7 @@ from fedmeta.errors import ConfigError
 
 @dataclass(frozen=True)
 class Mlp:
-    """Linear layers with an activation between them.
+    """Fully connected net, as in Finn et al. 2017 for sinusoids and Omniglot.
 
     ``hidden: [40, 40]`` is the sinusoid net of Finn et al. 2017; ``[256, 128, 64, 64]`` with
     ``norm: true`` the Omniglot net of Santoro et al. 2016 that they compare with.
