@@ -1,6 +1,7 @@
 """What the tests of the server share: Flower's process identity, messages, and every strategy."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def rules(request: pytest.FixtureRequest) -> Rules:
 @pytest.fixture(scope="session")
 def quickstart() -> Callable[..., Experiment]:
     """The quickstart with overrides, as a server reads it."""
-    return lambda *overrides: load(QUICKSTART, overrides, STRATEGIES)
+    return cache(lambda *overrides: load(QUICKSTART, overrides, STRATEGIES))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Omniglot twice: the real one where FEDMETA_DATA has it, and one whose images tell what they are."""
+"""Omniglot twice: the real one where FEDMETA_DATA has it, and one whose images are labels."""
 
 import os
 

@@ -20,7 +20,13 @@ from fedmeta.data.omniglot import (
     alphabet_characters,
     pooled_characters,
 )
-from fedmeta.data.omniglot_files import DRAWINGS, Characters, read_characters
+from fedmeta.data.omniglot_files import (
+    DRAWINGS,
+    Characters,
+    _decode,
+    _drawings,
+    read_characters,
+)
 from fedmeta.errors import ConfigError, DataError
 
 COUNTS = ClientCounts(train=1000, val=100, test=200)
@@ -262,6 +268,12 @@ def test_images_are_the_drawings_of_the_archive(real, data_folder: str) -> None:
                 raw = Image.open(BytesIO(zipped.read(files[f"{drawing + 1:02d}"]))).convert("L")
                 small = np.asarray(raw.resize((28, 28), Image.Resampling.LANCZOS))
                 assert np.array_equal(real.images[index, drawing], 255 - small)
+
+
+def test_images_in_the_cache_are_what_decoding_gives(real, data_folder: str) -> None:
+    archive = next(Path(data_folder).glob("**/images_background.*zip"))
+    decoded = _decode(_drawings("images_background", archive)[: 2 * DRAWINGS])
+    assert np.array_equal(decoded, real.images[:2])
 
 
 def test_ink_is_bright_on_dark_paper(real) -> None:
