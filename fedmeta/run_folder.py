@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,32 @@ def new_run_folder(name: str, chosen: Path | None) -> Path:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write one JSON object."""
-    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(plain(value), indent=2) + "\n").encode())
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line."""
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_atomically(path, "".join(line(row) for row in rows).encode())
+
+
+def line(row: dict[str, Any]) -> str:
+    """One row of a JSON-lines file."""
+    return json.dumps(plain(row)) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects of a file; a last line that a killed process cut short is left out."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return [json.loads(text) for text in lines if text.endswith("\n")]
 
 
 def remove(folder: Path) -> None:

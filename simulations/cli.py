@@ -116,12 +116,9 @@ def _run(
 
 
 def _show(path: Path, overrides: list[str]) -> None:
-    from fedmeta.config import load
-    from strategies.stock import STRATEGIES
+    from strategies.opening import open_config
 
-    experiment = load(path, overrides, STRATEGIES)
-    experiment.strategy.rules()
-    experiment.engine.torch_device()
+    experiment = open_config(path, overrides)
     console.print(experiment.to_yaml(), highlight=False, soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """Asking nodes to score their unseen clients, and summing the answers up."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -11,10 +12,14 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from fedmeta.data.federation import Clients
+from fedmeta.errors import FedmetaError
 from fedmeta.evaluation import Scores
+from fedmeta.params import finite, select
 from fedmeta.types import Metrics
 from fedmeta.wire import Work, pack_work, unpack_scores
 from strategies.roster import Roster
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,18 +54,48 @@ def evaluation_messages(
     ]
 
 
-def collect(messages: Iterable[Message], asked: int) -> Report | None:
-    """All scores in client order; nothing where nobody answered."""
-    found = [unpack_scores(m.content) for m in messages if not m.has_error()]
-    if not found:
-        return None
+def collect(
+    messages: Iterable[Message], asked: Mapping[int, list[int]], steps: int
+) -> Report | None:
+    """All usable scores in client order; nothing where there are none. Others are named in the log."""
+    found: list[Scores] = []
+    for message in messages:
+        clients = asked.get(message.metadata.src_node_id, [])
+        try:
+            found.append(_usable(_unpack(message, clients, steps)))
+        except Exception as e:  # bytes from outside can fail to decode in any way
+            _log.warning("clients %s could not be scored: %s", clients, e)
     clients = [client for scores in found for client in scores.clients]
+    if not clients:
+        return None
     order = torch.tensor(clients).argsort()
+    shared = set.intersection(*(set(scores.curves) for scores in found))
     curves = {
         name: torch.cat([scores.curves[name] for scores in found])[order].double()
-        for name in found[0].curves
+        for name in sorted(shared)
     }
-    return Report(Scores(sorted(clients), curves), asked - len(clients))
+    return Report(Scores(sorted(clients), curves), sum(map(len, asked.values())) - len(clients))
+
+
+def _unpack(message: Message, asked: list[int], steps: int) -> Scores:
+    if message.has_error():
+        raise FedmetaError(message.error.reason)
+    scores = unpack_scores(message.content)
+    if scores.clients != asked:
+        raise FedmetaError("the reply is not for the clients that were asked")
+    expected = (len(asked), steps + 1)
+    if "loss" not in scores.curves or any(v.shape != expected for v in scores.curves.values()):
+        raise FedmetaError(f"the reply has no curves of shape {expected}")
+    return scores
+
+
+def _usable(scores: Scores) -> Scores:
+    """Without clients whose scores are not finite: adaptation diverged, or the reply is bad."""
+    good = finite(scores.curves)
+    for client in (c for c, ok in zip(scores.clients, good.tolist(), strict=True) if not ok):
+        _log.warning("client %d could not be scored: NaN or infinity", client)
+    kept = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if ok]
+    return Scores(kept, select(scores.curves, good))
 
 
 def summarise(scores: Metrics) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class MetaStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check the replies and take the server's step; with too few good ones the params stay."""
         round = self._first + server_round
-        checked = check(replies, self._asked, self.state.params, round)
+        summed = self.experiment.cohort.replies == "sum"
+        checked = check(replies, self._asked, self.state.params, round, summed)
         for client, reason in checked.dropped.items():
             _log.warning("round %d: client %d dropped: %s", round, client, reason)
         enough = checked.clients >= self.experiment.cohort.min_replies
@@ -95,7 +96,8 @@ class MetaStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Keep the report, and the params if no earlier ones did better."""
-        self.report = collect(replies, len(self._val_clients))
+        asked = self.roster.assign(self._val_clients)
+        self.report = collect(replies, asked, self.experiment.evaluation.steps)
         if self.report is not None:
             self._remember_best(self.report)
             tally = self.state.tally
@@ -125,7 +127,8 @@ class MetaStrategy(Strategy):
 def _means(checked: Checked) -> dict[str, float]:
     """Mean of every metric over the clients of a round."""
     columns = [reply.columns for reply in checked.replies]
-    names = [name for name in (columns[0] if columns else {}) if name != "examples"]
+    shared = set.intersection(*(set(column) for column in columns)) if columns else set()
+    names = sorted(shared - {"examples"})
     return {name: float(torch.cat([column[name] for column in columns]).mean()) for name in names}
 
 

@@ -10,11 +10,19 @@ from strategies.state import CONFIG, load_state
 from strategies.stock import STRATEGIES
 
 
+def open_config(config: Path, overrides: Sequence[str]) -> Experiment:
+    """An experiment whose strategy can be built and whose device is there."""
+    experiment = load(config, overrides, STRATEGIES)
+    experiment.strategy.rules()
+    experiment.engine.torch_device()
+    return experiment
+
+
 def open_new(
     config: Path, overrides: Sequence[str], chosen: Path | None
 ) -> tuple[Experiment, Path]:
     """The experiment of a config file and a new folder for it."""
-    experiment = load(config, overrides, STRATEGIES)
+    experiment = open_config(config, overrides)
     return experiment, new_run_folder(experiment.name, chosen)
 
 
@@ -25,6 +33,6 @@ def open_old(
     saved = folder / CONFIG
     if not saved.exists():
         raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
-    experiment = load(config or saved, overrides, STRATEGIES)
+    experiment = open_config(config or saved, overrides)
     load_state(folder, experiment)
     return experiment, folder

@@ -36,9 +36,11 @@ class Roster:
         for node, spans in sorted(self.hosts.items()):
             twins[spans].append(node)
         assigned: dict[int, list[int]] = {}
+        left = set(clients.tolist())
         for spans, nodes in twins.items():
-            hosted = [c for c in clients.tolist() if any(c in span for span in spans)]
-            blocks = np.array_split(np.array(hosted, dtype=np.int64), len(nodes))
+            hosted = [c for c in left if any(c in span for span in spans)]
+            left -= set(hosted)  # a client of two different hosts works for the first
+            blocks = np.array_split(np.array(sorted(hosted), dtype=np.int64), len(nodes))
             assigned |= {node: b.tolist() for node, b in zip(nodes, blocks, strict=True) if len(b)}
         return assigned
 
@@ -58,15 +60,20 @@ def _spans(reply: Message) -> Spans:
     node = reply.metadata.src_node_id
     if reply.has_error():
         raise FedmetaError(f"node {node} cannot take part: {reply.error.reason}")
-    record = reply.content.config_records["node"]
+    try:
+        record = reply.content.config_records["node"]
+        spans = tuple(range(*_pair(record[split])) for split in SPLITS)
+    except (KeyError, TypeError, ValueError) as e:
+        raise FedmetaError(f"node {node} gave no roster ({type(e).__name__}: {e})") from e
     if record["version"] != __version__:
         raise FedmetaError(
             f"node {node} runs fedmeta {record['version']!s}, the server {__version__}: "
             "install the same version"
         )
-    return tuple(range(*_pair(record[split])) for split in SPLITS)
+    return spans
 
 
 def _pair(value: object) -> Sequence[int]:
-    assert isinstance(value, list)
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"expected [start, stop], got {value!r}")
     return value

@@ -84,10 +84,12 @@ def evaluate(
     packed: ArrayRecord = pack_params(params)
     messages = evaluation_messages(roster, packed, clients, experiment.to_yaml(), round)
     replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
-    report = collect(replies, len(clients))
+    report = collect(replies, roster.assign(clients), experiment.evaluation.steps)
     if report is None:
         reasons = {str(reply.error.reason) for reply in replies if reply.has_error()}
-        raise FedmetaError(f"no {split} client could be scored: {'; '.join(reasons) or 'no reply'}")
+        raise FedmetaError(
+            f"no {split} client could be scored: {'; '.join(reasons) or 'see the log'}"
+        )
     return report
 
 

@@ -66,6 +66,7 @@ def fingerprint(experiment: Experiment) -> str:
     """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not."""
     numerics = ("seed", "data", "model", "learner", "strategy", "cohort")
     chosen: dict[str, Any] = {key: experiment.sections[key] for key in numerics}
+    chosen["dtype"] = experiment.engine.dtype
     chosen["data"] = {k: v for k, v in chosen["data"].items() if k != "root"}
     return sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
@@ -93,8 +94,8 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
     tensors, header = read_checkpoint(folder / CHECKPOINT)
     if header.get("fingerprint") != fingerprint(experiment):
         raise RunFolderError(
-            f"{folder / CHECKPOINT}: is of another config; data, model, learner, strategy, cohort and "
-            "seed must be those the run began with"
+            f"{folder / CHECKPOINT}: is of another config; data, model, learner, strategy, cohort, "
+            "seed and engine.dtype must be those the run began with"
         )
     optimizer: State = defaultdict(dict)
     for address, value in _group(tensors, "optimizer/").items():

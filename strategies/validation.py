@@ -26,7 +26,11 @@ class Checked:
 
 
 def check(
-    messages: Iterable[Message], asked: Mapping[int, list[int]], params: Params, round: int
+    messages: Iterable[Message],
+    asked: Mapping[int, list[int]],
+    params: Params,
+    round: int,
+    summed: bool,
 ) -> Checked:
     """Sort the replies of a round. Raises FedmetaError where several clients all failed alike."""
     replies: list[Replies] = []
@@ -34,7 +38,7 @@ def check(
     silent = dict(asked)
     for message in messages:
         clients = silent.pop(message.metadata.src_node_id, [])
-        if reason := _broken(message, clients, params):
+        if reason := _broken(message, clients, params, summed):
             dropped |= dict.fromkeys(clients, reason)
             continue
         reply = drop_unusable(unpack_replies(message.content))
@@ -47,7 +51,7 @@ def check(
     return Checked(sorted(replies, key=lambda reply: reply.clients[0]), dropped)
 
 
-def _broken(message: Message, asked: list[int], params: Params) -> str | None:
+def _broken(message: Message, asked: list[int], params: Params, summed: bool) -> str | None:
     """What makes a whole reply unusable, or nothing."""
     if message.has_error():
         return message.error.reason
@@ -58,6 +62,8 @@ def _broken(message: Message, asked: list[int], params: Params) -> str | None:
     answered = [*reply.clients, *reply.failures]
     if not all(type(client) is int for client in answered) or sorted(answered) != sorted(asked):
         return "the reply is not for the clients that were asked"
+    if reply.summed != summed:
+        return "the reply has one sum" if reply.summed else "the reply has one delta a client"
     if not reply.clients:
         return None
     if any(values.shape != (len(reply.clients),) for values in reply.columns.values()):

@@ -1,9 +1,8 @@
 """``metrics.jsonl``: a line per round and split."""
 
-import json
 from typing import TextIO
 
-from fedmeta.run_folder import read_lines, write_lines
+from fedmeta.run_folder import line, read_lines, write_lines
 from fedmeta.tracking.recorder import Row, Run
 
 
@@ -24,7 +23,7 @@ class JsonLines:
     def record(self, row: Row) -> None:
         """One line, flushed."""
         assert self._file is not None
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(line(row))
 
     def finish(self, summary: Row | None) -> None:
         """Close the file; the summary has a file of its own."""

@@ -1,5 +1,6 @@
 """Weights & Biases. The only module that imports wandb; it runs in the server's process alone."""
 
+from hashlib import blake2b
 from typing import Any
 
 from fedmeta.run_folder import read_lines
@@ -59,4 +60,6 @@ class Wandb:
 
 
 def _id(run: Run) -> str:
-    return f"{run.experiment.name}-{run.folder.name}".replace(".", "-")[:64]
+    """The same for every resume of a folder, and for no other folder."""
+    place = blake2b(str(run.folder.resolve()).encode(), digest_size=6).hexdigest()
+    return f"{run.experiment.name[:40]}-{place}".replace(".", "-")

@@ -15,13 +15,14 @@ from strategies.roster import Roster
 
 Reply = Callable[[int, RecordDict | Error], Message]
 NOBODY = range(0)
+STEPS = 1
 
 
 def normal(count: int) -> torch.Tensor:
     return torch.randn(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
 
 
-def float64(values: list[float]) -> torch.Tensor:
+def float64(values: list[float] | list[list[float]]) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
@@ -75,7 +76,7 @@ def test_a_summary_of_classification_has_it_all() -> None:
 
 
 def test_answers_are_put_in_client_order(reply: Reply) -> None:
-    report = collect([reply(3, scores(8, 2)), reply(2, scores(5))], asked=3)
+    report = collect([reply(3, scores(2, 8)), reply(2, scores(5))], {2: [5], 3: [2, 8]}, STEPS)
     assert report is not None
     assert report.scores.clients == [2, 5, 8]
     assert report.scores.curves["loss"].tolist() == [[4.0, 2.0], [10.0, 5.0], [16.0, 8.0]]
@@ -84,18 +85,35 @@ def test_answers_are_put_in_client_order(reply: Reply) -> None:
 
 def test_who_does_not_answer_is_counted(reply: Reply) -> None:
     messages = [reply(2, scores(1, 4)), reply(3, Error(code=2, reason="gone"))]
-    report = collect(messages, asked=5)
+    report = collect(messages, {2: [1, 4], 3: [5, 6, 7]}, STEPS)
     assert report is not None
     assert (report.scores.clients, report.missing) == ([1, 4], 3)
 
 
 def test_no_answer_is_no_report(reply: Reply) -> None:
-    assert collect([], asked=2) is None
-    assert collect([reply(2, Error(code=2, reason="gone"))], asked=2) is None
+    assert collect([], {2: [0, 1]}, STEPS) is None
+    assert collect([reply(2, Error(code=2, reason="gone"))], {2: [0, 1]}, STEPS) is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        RecordDict(),
+        scores(5, 6),
+        pack_scores(Scores([5], {"accuracy": float64([[1.0, 1.0]])})),
+        pack_scores(Scores([5], {"loss": float64([[1.0, 1.0, 1.0]])})),
+        pack_scores(Scores([5], {"loss": float64([[1.0, float("nan")]])})),
+    ],
+    ids=["empty", "other clients", "no loss", "other steps", "NaN"],
+)
+def test_a_bad_answer_costs_only_its_own_clients(reply: Reply, bad: RecordDict) -> None:
+    report = collect([reply(2, bad), reply(3, scores(2, 8))], {2: [5], 3: [2, 8]}, STEPS)
+    assert report is not None
+    assert (report.scores.clients, report.missing) == ([2, 8], 1)
 
 
 def test_a_row_has_before_after_and_the_curve_between(reply: Reply) -> None:
-    report = collect([reply(2, scores(1, 3))], asked=3)
+    report = collect([reply(2, scores(1, 3))], {2: [1, 3], 3: [4]}, STEPS)
     assert report is not None
     row = report.row()
     before = {"loss": (2 * 1 + 2 * 3) / 2, "loss_ci95": interval(float64([2.0, 6.0]))}

@@ -128,7 +128,7 @@ def test_a_broken_reply_drops_its_client_alone(
     reply: Reply, content: RecordDict | Error, reason: str
 ) -> None:
     messages = [reply(BAD, content), reply(GOOD, pack_replies(answer(1, 4)))]
-    checked = check(messages, {BAD: [0], GOOD: [1, 4]}, PARAMS, 1)
+    checked = check(messages, {BAD: [0], GOOD: [1, 4]}, PARAMS, 1, summed=False)
     assert checked.dropped.keys() == {0}
     assert reason in checked.dropped[0]
     (kept,) = checked.replies
@@ -144,7 +144,7 @@ def test_a_bad_number_of_one_client_drops_it_from_its_node(
 ) -> None:
     block = answer(0, 1, 2)
     (block.deltas | block.columns)[where][1] = bad
-    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1, 2]}, PARAMS, 1)
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1, 2]}, PARAMS, 1, summed=False)
     assert checked.dropped.keys() == {1}
     assert checked.clients == 2
     (kept,) = checked.replies
@@ -153,31 +153,35 @@ def test_a_bad_number_of_one_client_drops_it_from_its_node(
 
 
 def test_a_reply_without_fault_is_kept_whole(reply: Reply) -> None:
-    checked = check([reply(GOOD, pack_replies(answer(3, 1)))], {GOOD: [1, 3]}, PARAMS, 1)
+    checked = check(
+        [reply(GOOD, pack_replies(answer(3, 1)))], {GOOD: [1, 3]}, PARAMS, 1, summed=False
+    )
     assert (ids(checked), checked.dropped) == ([[3, 1]], {})
 
 
 def test_replies_come_in_client_order(reply: Reply) -> None:
     messages = [reply(4, pack_replies(answer(5))), reply(2, pack_replies(answer(1)))]
-    assert ids(check(messages, {2: [1], 4: [5]}, PARAMS, 1)) == [[1], [5]]
+    assert ids(check(messages, {2: [1], 4: [5]}, PARAMS, 1, summed=False)) == [[1], [5]]
 
 
 def test_a_silent_node_is_named(reply: Reply) -> None:
-    checked = check([reply(GOOD, pack_replies(answer(1)))], {GOOD: [1], BAD: [0, 8]}, PARAMS, 1)
+    checked = check(
+        [reply(GOOD, pack_replies(answer(1)))], {GOOD: [1], BAD: [0, 8]}, PARAMS, 1, summed=False
+    )
     assert checked.dropped == dict.fromkeys([0, 8], "no reply in time")
     assert ids(checked) == [[1]]
 
 
 def test_a_client_that_failed_on_its_node_is_named(reply: Reply) -> None:
     block = replace(answer(1, 4), failures={2: "DataError: shard is empty"})
-    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [1, 2, 4]}, PARAMS, 1)
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [1, 2, 4]}, PARAMS, 1, summed=False)
     assert checked.dropped == {2: "DataError: shard is empty"}
     assert ids(checked) == [[1, 4]]
 
 
 def test_a_second_reply_and_a_stranger_count_for_nothing(reply: Reply) -> None:
     messages = [reply(node, pack_replies(answer(1))) for node in (GOOD, GOOD, 99)]
-    checked = check(messages, {GOOD: [1]}, PARAMS, 1)
+    checked = check(messages, {GOOD: [1]}, PARAMS, 1, summed=False)
     assert (ids(checked), checked.dropped) == ([[1]], {})
 
 
@@ -190,30 +194,30 @@ def test_all_clients_failing_alike_stop_the_run(reply: Reply) -> None:
     ]
     told = "round 12: all 3 clients failed alike: DataError: client 0 holds 3 examples"
     with pytest.raises(FedmetaError, match=told):
-        check(messages, {BAD: [0, 4], GOOD: [7]}, PARAMS, 12)
+        check(messages, {BAD: [0, 4], GOOD: [7]}, PARAMS, 12, summed=False)
 
 
 def test_divergence_stops_the_run(reply: Reply) -> None:
     block = answer(0, 1)
     block.deltas["w"][:] = nan
     with pytest.raises(FedmetaError, match=r"round 3: all 2 clients failed alike: .*usable number"):
-        check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1]}, PARAMS, 3)
+        check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1]}, PARAMS, 3, summed=False)
 
 
 def test_silence_of_all_stops_the_run() -> None:
     with pytest.raises(FedmetaError, match="round 1: all 2 clients failed alike: no reply in time"):
-        check([], {BAD: [0], GOOD: [1]}, PARAMS, 1)
+        check([], {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=False)
 
 
 def test_clients_failing_differently_stop_nothing(reply: Reply) -> None:
     messages = [reply(BAD, Error(code=2, reason="CUDA out of memory"))]
-    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1)
+    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=False)
     assert checked.dropped == {0: "CUDA out of memory", 1: "no reply in time"}
     assert (checked.replies, checked.clients) == ([], 0)
 
 
 def test_the_only_client_of_a_round_stops_nothing(reply: Reply) -> None:
-    checked = check([reply(BAD, Error(code=2, reason="gone"))], {BAD: [0]}, PARAMS, 1)
+    checked = check([reply(BAD, Error(code=2, reason="gone"))], {BAD: [0]}, PARAMS, 1, summed=False)
     assert checked.dropped == {0: "gone"}
 
 
@@ -223,7 +227,7 @@ def test_a_sum_is_kept_or_dropped_as_a_whole(reply: Reply) -> None:
     poisoned.deltas["w"][1] = nan
     good = summed(answer(1, 4), "examples")
     messages = [reply(BAD, pack_replies(poisoned)), reply(GOOD, pack_replies(good))]
-    checked = check(messages, {BAD: [0, 2], GOOD: [1, 4]}, PARAMS, 1)
+    checked = check(messages, {BAD: [0, 2], GOOD: [1, 4]}, PARAMS, 1, summed=True)
     assert checked.dropped.keys() == {0, 2}
     assert all(UNUSABLE in reason for reason in checked.dropped.values())
     (kept,) = checked.replies
@@ -234,6 +238,18 @@ def test_a_sum_is_kept_or_dropped_as_a_whole(reply: Reply) -> None:
 def test_a_sum_has_no_client_dimension(reply: Reply) -> None:
     stacked: Params = answer(0).deltas
     wrong = Replies([0], stacked, answer(0).columns, summed=True)
-    messages = [reply(BAD, pack_replies(wrong)), reply(GOOD, pack_replies(answer(1)))]
-    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1)
+    whole = summed(answer(1), "examples")
+    messages = [reply(BAD, pack_replies(wrong)), reply(GOOD, pack_replies(whole))]
+    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=True)
     assert checked.dropped == {0: "the delta of w has shape (1, 2), expected (2,)"}
+
+
+@pytest.mark.parametrize("asked_for_sums", [False, True])
+def test_a_sum_is_no_stack_and_a_stack_no_sum(reply: Reply, asked_for_sums: bool) -> None:
+    """Robust rules need every client's delta, so a node may not answer with its sum instead."""
+    stack, total = answer(0), summed(answer(1), "examples")
+    messages = [reply(BAD, pack_replies(stack)), reply(GOOD, pack_replies(total))]
+    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=asked_for_sums)
+    wrong = 0 if asked_for_sums else 1
+    assert checked.dropped.keys() == {wrong}
+    assert "one sum" in checked.dropped[wrong] or "one delta" in checked.dropped[wrong]

@@ -38,7 +38,10 @@ def test_isotropic_quadratic(quadratic, points, order: int, steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 5])
 @pytest.mark.parametrize("order", [1, 2])
 def test_general_quadratic(quadratic, points, hessians, order: int, steps: int) -> None:
-    """``w' = s + J (w - s)``, ``J = (I - aA)^k``: first order ``B (w' - q)``, second J' times."""
+    """``w' = s + J (w - s)`` with ``J = (I - a A)^k``.
+
+    First order ``B (w' - q)``, second order J transposed times it.
+    """
     w, support, query = points(3, 4)
     curve_s, curve_q = hessians(4), hessians(4)
     episode = Episode(quadratic.batch(support, curve_s), quadratic.batch(query, curve_q))
