@@ -1,6 +1,7 @@
 """``fedmeta run``: a federation on this machine or a Ray cluster, from config to run folder."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fedmeta.config import Experiment
@@ -19,29 +20,25 @@ from strategies.state import CHECKPOINT, load_state, selected
 def run(
     experiment: Experiment, folder: Path, watchers: Sequence[Recorder] = (), resume: bool = False
 ) -> Federated:
-    """Run a federation into its folder."""
+    """Run a federation into its folder; one that never began leaves nothing behind."""
     pictures = [SinusoidPicture()] if experiment.sections["data"]["name"] == "sinusoid" else []
-    recorders = Recorders([*watchers, *build_recorders(experiment.tracking, *pictures)])
-    executor = build_executor(experiment.engine)
     try:
-        return federate(experiment, CohortGrid(executor), folder, recorders, resume)
+        recorders = Recorders([*watchers, *build_recorders(experiment.tracking, *pictures)])
+        with closing(build_executor(experiment.engine)) as executor:
+            return federate(experiment, CohortGrid(executor), folder, recorders, resume)
     finally:
-        executor.close()
         if not (folder / CHECKPOINT).exists():
-            remove(folder)  # it never began: leave nothing half-written
+            remove(folder)
 
 
 def evaluate_again(folder: Path, overrides: Sequence[str]) -> Row:
     """Score the test clients of a run with its selected params; writes ``evaluation.json``."""
     experiment, _ = open_old(folder, None, overrides)
     round, params = selected(load_state(folder, experiment), experiment)
-    executor = build_executor(experiment.engine)
-    try:
+    with closing(build_executor(experiment.engine)) as executor:
         grid = CohortGrid(executor)
         roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
         report = evaluate(experiment, grid, roster, params, "test", round)
-    finally:
-        executor.close()
     summary: Row = {"name": experiment.name, "selected_round": round, "test": report.row()}
     write_json(folder / "evaluation.json", summary)
     return summary

@@ -95,6 +95,7 @@ class OmniglotFederation:
         dtype: torch.dtype,
     ) -> None:
         self.dataset, self._seed, self._dtype = dataset, seed, dtype
+        self._turns = ROTATIONS if dataset.rotations else 1
         self._images = torch.as_tensor(characters.images, device=device)
         if dataset.federation == "pooled":
             assert dataset.clients is not None
@@ -118,9 +119,9 @@ class OmniglotFederation:
         if self.dataset.federation == "alphabet":
             return self._alphabets[client] * ROTATIONS
         pool = next(self._pools[split] for split, ids in self._ids.items() if client in ids)
-        turns = ROTATIONS if self.dataset.rotations else 1
-        picks = choose(len(pool) * turns, self.dataset.characters, self._seed, "shard", client)
-        return pool[picks // turns] * ROTATIONS + picks % turns
+        classes = len(pool) * self._turns
+        picks = choose(classes, self.dataset.characters, self._seed, "shard", client)
+        return pool[picks // self._turns] * ROTATIONS + picks % self._turns
 
     def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
         """Images ``[clients, draws, examples, 1, 28, 28]``, labels ``[clients, draws, examples]``.
@@ -157,6 +158,13 @@ class OmniglotFederation:
         return images.unsqueeze(-3).to(self._dtype) / 255
 
     def _check_sizes(self) -> None:
+        if self.dataset.federation == "pooled":
+            smallest = min(map(len, self._pools.values())) * self._turns
+            if self.dataset.characters > smallest:
+                raise DataError(
+                    f"data.characters must be at most the {smallest} classes of the smallest split, "
+                    f"got {self.dataset.characters}"
+                )
         need, each = self.dataset.ways, self.dataset.shots + self.dataset.queries
         if each > DRAWINGS:
             raise DataError(

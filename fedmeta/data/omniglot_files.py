@@ -44,7 +44,7 @@ def read_characters(root: str | None) -> Characters:
     state = sha256("".join(f"{m.info.filename} {m.info.CRC}\n" for m in members).encode())
     firsts = members[::DRAWINGS]
     return Characters(
-        images=_cached(f"omniglot-{SIZE}-{state.hexdigest()[:16]}.npy", members),
+        images=_cached(f"omniglot-{SIZE}-lanczos-{state.hexdigest()[:16]}.npy", members),
         alphabets=np.array([m.alphabet for m in firsts]),
         numbers=np.array([m.number for m in firsts]),
         background=np.array([m.part == "images_background" for m in firsts]),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise, repeat
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -104,15 +104,16 @@ def every_example(episode: Episode) -> Batch:
 
 
 def minibatches(batch: Batch, size: int, count: int) -> Iterator[Batch]:
-    """``count`` minibatches of ``size`` in the order of the examples, beginning again at the end.
+    """``count`` minibatches of ``size``, running through the examples and on from the first again.
 
-    Datasets order the examples of an episode at random, class by class in turn, so consecutive
-    examples are a stratified sample.
+    All are full: batch norm has no use for a last example alone. Datasets order the examples of an
+    episode at random, class by class in turn, so consecutive examples are a stratified sample.
     """
     total = len(batch.y)
-    starts = islice(chain.from_iterable(repeat(range(0, total, size))), count)
-    for start in starts:
-        yield Batch(batch.x[start : start + size], batch.y[start : start + size])
+    size = min(size, total)
+    for step in range(count):
+        chosen = torch.arange(step * size, (step + 1) * size, device=batch.y.device) % total
+        yield Batch(batch.x[chosen], batch.y[chosen])
 
 
 def local_steps(

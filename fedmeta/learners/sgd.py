@@ -19,7 +19,7 @@ class LocalSgd:
 
     lr: float
     epochs: int
-    """Passes over the client's examples, support and query together."""
+    """Passes over the client's examples, support and query together; the last batch is filled up from the first example."""
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class LocalSgd:
     def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
         """The client's displacement after its epochs, and its loss after them."""
         examples = every_example(episodes.draw(0))
-        steps = self.epochs * ceil(len(examples.y) / self.batch_size)
+        steps = ceil(self.epochs * len(examples.y) / min(self.batch_size, len(examples.y)))
         trained = last(self.trajectory(loss, params, examples, steps))
         delta = {name: w - trained[name] for name, w in params.items()}
         return Update(delta, {"loss": loss(trained, examples)})

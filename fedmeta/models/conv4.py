@@ -37,6 +37,10 @@ class Conv4:
                 f"model.name: conv4 needs images [channels, height, width], got {input_shape}"
             )
         channels, height, width = input_shape
+        if self.downsampling == "pooled" and min(height, width) < 16:
+            raise ConfigError(
+                f"model.downsampling: pooled needs images of 16x16 or more, got {height}x{width}"
+            )
         blocks = [(channels, self.filters)] + [(self.filters, self.filters)] * 3
         layers = [(f"block{i}", self._block(*sizes)) for i, sizes in enumerate(blocks)]
         flat: nn.Module = _SpatialMean() if self.downsampling == "strided" else nn.Flatten()

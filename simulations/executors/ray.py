@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,14 +104,22 @@ def _connect(settings: EngineSettings) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if settings.address:
+            _knock(settings.address)
             ray.init(address=settings.address, **quiet)
         else:
             ray.init(include_dashboard=False, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+    except (OSError, ValueError, RuntimeError) as e:
         raise ConfigError(
             f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "
             "start one with `ray start --head`, or leave the address out"
         ) from e
+
+
+def _knock(address: str) -> None:
+    """Fail in seconds where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _share(settings: EngineSettings) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -9,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedmeta.errors import ConfigError
 from fedmeta.types import Params
 from simulations.run import run
 from strategies.state import load_state
-from tests.simulations.conftest import small
+from tests.simulations.conftest import CONFIGS, small
 
 EACH = ("engine.name=loop", "cohort.replies=each")
 
@@ -75,3 +78,29 @@ def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(tmp_path: Path
     assert killed, "nobody was killed"
     assert killed[0] not in ray_workers()
     assert all(torch.equal(calm[name], hit[name]) for name in calm)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_an_address_with_no_cluster_is_said_at_once(tmp_path: Path, address: str) -> None:
+    """In a process of its own: this one may have a Ray."""
+    program = "from simulations.cli import main; main()"
+    settings = ["engine.executor=ray", f"engine.address={address}", "--run-dir=never"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, "run", str(CONFIGS / "quickstart.yaml"), *settings],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")},
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "engine.address: no Ray cluster" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"engine\.workers must be at most the 2 CPUs .* got 3"):
+        trained(tmp_path / "run", "engine.executor=ray", "engine.workers=3")

@@ -14,12 +14,12 @@ def numbered(total: int) -> Batch:
     [
         (6, 2, 3, [[0, 1], [2, 3], [4, 5]]),
         (6, 2, 5, [[0, 1], [2, 3], [4, 5], [0, 1], [2, 3]]),
-        (7, 3, 4, [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]),
+        (7, 3, 4, [[0, 1, 2], [3, 4, 5], [6, 0, 1], [2, 3, 4]]),
         (3, 5, 2, [[0, 1, 2], [0, 1, 2]]),
         (3, 1, 1, [[0]]),
         (3, 1, 0, []),
     ],
-    ids=["even", "wraps", "short tail, then wraps", "larger than all", "one", "none"],
+    ids=["even", "wraps", "runs on across the end", "larger than all", "one", "none"],
 )
 def test_minibatches(total: int, size: int, count: int, expected: list[list[int]]) -> None:
     batches = list(minibatches(numbered(total), size, count))
