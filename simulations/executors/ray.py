@@ -107,7 +107,7 @@ def _connect(settings: EngineSettings) -> None:
             _knock(settings.address)
             ray.init(address=settings.address, **quiet)
         else:
-            ray.init(include_dashboard=False, **quiet)
+            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (OSError, ValueError, RuntimeError) as e:
         raise ConfigError(
             f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "
