@@ -20,13 +20,13 @@ app = typer.Typer(
 console = RichConsole()
 INTERRUPTED = 130
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value ..., applied last.")]
+Overrides = Annotated[list[str] | None, typer.Argument()]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.command()
 def run(
-    config: Annotated[str | None, typer.Argument(help="A YAML file of configs/.")] = None,
+    config: Annotated[str | None, typer.Argument()] = None,
     overrides: Overrides = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder from its checkpoint.")
@@ -39,17 +39,23 @@ def run(
     ] = False,
     debug: Debug = False,
 ) -> None:
-    """Run a federation."""
+    """Run the federation of CONFIG, a YAML file such as configs/quickstart.yaml.
+
+    OVERRIDES are key=value, applied last: learner.inner_lr=0.02 rounds=500.
+    """
     guard(lambda: _run(config, overrides or [], resume, run_dir, dry_run), debug)
 
 
 @app.command()
 def evaluate(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
-    """Score the test clients of a run again, for example with evaluation.steps=20."""
+    """Score the test clients of the run folder RUN again.
+
+    OVERRIDES are key=value, for example evaluation.steps=20.
+    """
     guard(lambda: _evaluate(folder, overrides or []), debug)
 
 
@@ -92,6 +98,8 @@ def _run(
     path = Path(config) if config else None
     if path is None and resume is None:
         raise ConfigError("give a config, or --resume RUN")
+    if resume is not None and run_dir is not None:
+        raise ConfigError(f"--run-dir {run_dir}: a resumed run stays in its folder, {resume}")
     if dry:
         _show(path or Path(str(resume)) / "config.yaml", overrides)
         return
@@ -119,6 +127,7 @@ def _show(path: Path, overrides: list[str]) -> None:
     from strategies.opening import open_config
 
     experiment = open_config(path, overrides)
+    experiment.engine.torch_device()
     console.print(experiment.to_yaml(), highlight=False, soft_wrap=True)
 
 

@@ -64,7 +64,7 @@ def collect(
         try:
             found.append(_usable(_unpack(message, clients, steps)))
         except Exception as e:  # bytes from outside can fail to decode in any way
-            _log.warning("clients %s could not be scored: %s", clients, e)
+            _log.warning("clients %s could not be scored: %s", clients[:3], e)
     clients = [client for scores in found for client in scores.clients]
     if not clients:
         return None
@@ -92,8 +92,9 @@ def _unpack(message: Message, asked: list[int], steps: int) -> Scores:
 def _usable(scores: Scores) -> Scores:
     """Without clients whose scores are not finite: adaptation diverged, or the reply is bad."""
     good = finite(scores.curves)
-    for client in (c for c, ok in zip(scores.clients, good.tolist(), strict=True) if not ok):
-        _log.warning("client %d could not be scored: NaN or infinity", client)
+    bad = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if not ok]
+    if bad:
+        _log.warning("%d clients could not be scored, first %d: NaN or infinity", len(bad), bad[0])
     kept = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if ok]
     return Scores(kept, select(scores.curves, good))
 

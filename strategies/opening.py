@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedmeta.config import Experiment, load
-from fedmeta.errors import RunFolderError
+from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.run_folder import new_run_folder
 from strategies.state import CONFIG, load_state
 from strategies.stock import STRATEGIES
 
 
 def open_config(config: Path, overrides: Sequence[str]) -> Experiment:
-    """An experiment whose strategy can be built and whose device is there."""
+    """An experiment whose strategy can be built; devices are looked for where the clients are."""
     experiment = load(config, overrides, STRATEGIES)
     experiment.strategy.rules()
-    experiment.engine.torch_device()
     return experiment
 
 
@@ -34,5 +33,9 @@ def open_old(
     if not saved.exists():
         raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
     experiment = open_config(config or saved, overrides)
-    load_state(folder, experiment)
+    behind = load_state(folder, experiment).round
+    if experiment.rounds < behind:
+        raise ConfigError(
+            f"rounds must be at least the {behind} rounds behind, got {experiment.rounds}"
+        )
     return experiment, folder

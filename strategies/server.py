@@ -88,7 +88,7 @@ def evaluate(
     if report is None:
         reasons = {str(reply.error.reason) for reply in replies if reply.has_error()}
         raise FedmetaError(
-            f"no {split} client could be scored: {'; '.join(reasons) or 'see the log'}"
+            f"no {split} client could be scored: {'; '.join(reasons) or 'no finite score'}"
         )
     return report
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmeta.data.download import cache_folder, download, local_file, local_root
+from fedmeta.data.download import cache_folder, download, local_file, local_root, require
 from fedmeta.errors import DataError
 
 DRAWINGS = 20
@@ -40,6 +40,7 @@ class Characters:
 
 def read_characters(root: str | None) -> Characters:
     """All of Omniglot from local copies or the download; decoding takes seconds, once."""
+    require("pooch", "PIL")
     members = [member for part in _PARTS for member in _drawings(part, _locate(part, root))]
     state = sha256("".join(f"{m.info.filename} {m.info.CRC}\n" for m in members).encode())
     firsts = members[::DRAWINGS]

@@ -99,6 +99,22 @@ def test_a_checkpoint_of_another_config(here: Path) -> None:
     assert {p: p.read_bytes() for p in (here / "done").rglob("*") if p.is_file()} == before
 
 
+def test_fewer_rounds_than_lie_behind(here: Path) -> None:
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+    assert "at least the 4 rounds" in refused(fedmeta("run", "--resume", "done", "rounds=3"))
+
+
+def test_a_resumed_run_stays_in_its_folder(here: Path) -> None:
+    assert "--run-dir" in refused(fedmeta("run", "--resume", "old", "--run-dir", "new"))
+
+
+def test_an_init_that_diverges_on_everybody_says_so(here: Path) -> None:
+    result = fedmeta("run", QUICKSTART, *SMALL, "learner.inner_lr=1e30", "--run-dir", "run")
+    assert result.exit_code == 1
+    assert "no val client could be scored: no finite score" in result.stderr
+    assert not (here / "run").exists()
+
+
 def test_a_broken_checkpoint(here: Path) -> None:
     assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
     checkpoint = here / "done/checkpoint/state.safetensors"
