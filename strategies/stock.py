@@ -1,5 +1,6 @@
 """Named strategies: each a composition of a weighting, an aggregation and a server optimiser."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -63,41 +64,44 @@ class FedAvgM:
 
 
 @dataclass(frozen=True)
-class FedAdam:
+class _Adaptive(ABC):
+    lr: float
+    tau: float = 1e-3
+    """What is added to the root of the second moment; Adam's epsilon."""
+    beta1: float = 0.9
+    beta2: float = 0.99
+    schedule: Schedule = "constant"
+    weighting: Weighting = "examples"
+
+    @abstractmethod
+    def rules(self) -> Rules:
+        """The composition."""
+
+    def _with(self, optimizer: str) -> Rules:
+        options = {"betas": (self.beta1, self.beta2), "eps": self.tau}
+        return _mean(self.weighting, ServerOptimizer(optimizer, self.lr, options, self.schedule))
+
+
+@dataclass(frozen=True)
+class FedAdam(_Adaptive):
     """Server Adam (Reddi et al., ICLR 2021, Algorithm 2).
 
     This is ``torch.optim.Adam`` fed the mean delta, so with Kingma and Ba's bias correction, which
     Reddi et al. leave out; ``tau`` is Adam's epsilon. Meta-learning papers use 1e-8 and beta2 0.999.
     """
 
-    lr: float
-    tau: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.99
-    schedule: Schedule = "constant"
-    weighting: Weighting = "examples"
-
     def rules(self) -> Rules:
         """Adam of torch."""
-        options = {"betas": (self.beta1, self.beta2), "eps": self.tau}
-        return _mean(self.weighting, ServerOptimizer("Adam", self.lr, options, self.schedule))
+        return self._with("Adam")
 
 
 @dataclass(frozen=True)
-class FedYogi:
+class FedYogi(_Adaptive):
     """Server Yogi (Reddi et al., ICLR 2021, Algorithm 2), no bias correction."""
-
-    lr: float
-    tau: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.99
-    schedule: Schedule = "constant"
-    weighting: Weighting = "examples"
 
     def rules(self) -> Rules:
         """Our Yogi: torch has none."""
-        options = {"betas": (self.beta1, self.beta2), "eps": self.tau}
-        return _mean(self.weighting, ServerOptimizer("Yogi", self.lr, options, self.schedule))
+        return self._with("Yogi")
 
 
 @dataclass(frozen=True)
