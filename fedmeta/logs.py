@@ -11,6 +11,7 @@ FILE = "log.txt"
 
 def log_to(folder: Path, console: Console) -> None:
     """Log into the run folder."""
+    logging.raiseExceptions = False  # a full disk is said by the checkpoint, once and in one line
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
     screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
     file = logging.FileHandler(folder / FILE)

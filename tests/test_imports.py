@@ -1,10 +1,15 @@
 """Data flows one way, and each heavy library has its one door."""
 
 import ast
+import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import fedmeta
 
 ROOT = Path(__file__).parents[1]
 BELOW = {"fedmeta": set(), "strategies": {"fedmeta"}, "simulations": {"fedmeta", "strategies"}}
@@ -62,9 +67,24 @@ def test_a_library_comes_in_by_its_door(library: str) -> None:
     assert users == DOORS[library]
 
 
+def test_the_version_stands_in_two_places_alike() -> None:
+    """Flower reads it from pyproject.toml, nodes compare that of the package."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["project"]["version"] == fedmeta.__version__
+
+
 def test_nothing_unpickles() -> None:
     for package in BELOW:
         for path in modules(package):
             assert not {"pickle", "cloudpickle", "dill", "marshal"} & set(imported(path)), path
             assert "torch.load" not in path.read_text(), path
             assert "allow_pickle=True" not in path.read_text(), path
+
+
+def test_a_client_starts_light() -> None:
+    """Every message starts a process on a device."""
+    heavy = "ray wandb scipy matplotlib pooch PIL tensorboard pandas"
+    program = f"import sys, fedmeta.client_app; print(set('{heavy}'.split()) & set(sys.modules))"
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "set()"
