@@ -65,19 +65,28 @@ class Cohort:
             return self._train(self._place(params), clients, round)
         except Exception as error:
             if len(clients) == 1:
-                return Replies([], {}, {}, {clients[0]: f"{type(error).__name__}: {error}"})
-            alone = [self.train(params, [client], round) for client in clients]
-            return reduce(_join, alone)
+                return Replies([], {}, {}, {clients[0]: _reason(error)})
+            return reduce(_join, [self.train(params, [client], round) for client in clients])
 
     def evaluate(self, params: Params, clients: Sequence[int], steps: int, episodes: int) -> Scores:
         """Scores of each client's query after 0..steps inner steps on its support."""
-        address = (self.seed, "evaluate")
-        drawn = self.federation.draw(np.asarray(clients), episodes, *address)
+        try:
+            return self._evaluate(self._place(params), clients, steps, episodes)
+        except Exception as error:
+            if len(clients) == 1:
+                return Scores([], {}, {clients[0]: _reason(error)})
+            alone = [self.evaluate(params, [client], steps, episodes) for client in clients]
+            return reduce(_join_scores, alone)
+
+    def _evaluate(
+        self, params: Params, clients: Sequence[int], steps: int, episodes: int
+    ) -> Scores:
+        drawn = self.federation.draw(np.asarray(clients), episodes, self.seed, "evaluate")
 
         def scores(params: Params, episodes: Episode) -> Metrics:
             return curve(self.learner, self.objective, params, episodes, steps)
 
-        found = self.engine.map(scores, self._place(params), drawn)
+        found = self.engine.map(scores, params, drawn)
         return Scores(list(clients), {name: values.cpu() for name, values in found.items()})
 
     def _train(self, params: Params, clients: Sequence[int], round: int) -> Replies:
@@ -151,13 +160,22 @@ def column(replies: Replies, name: str) -> torch.Tensor:
 
 
 def _join(a: Replies, b: Replies) -> Replies:
-    failures = a.failures | b.failures
-    if not a.clients or not b.clients:
-        rest = b if not a.clients else a
-        return Replies(rest.clients, rest.deltas, rest.columns, failures)
     return Replies(
         a.clients + b.clients,
-        concatenate([a.deltas, b.deltas]),
-        concatenate([a.columns, b.columns]),
-        failures,
+        _joined(a.deltas, b.deltas),
+        _joined(a.columns, b.columns),
+        a.failures | b.failures,
     )
+
+
+def _join_scores(a: Scores, b: Scores) -> Scores:
+    return Scores(a.clients + b.clients, _joined(a.curves, b.curves), a.failures | b.failures)
+
+
+def _joined(a: Params, b: Params) -> Params:
+    """One stack after the other; a client that failed has none."""
+    return concatenate([a, b]) if a and b else a or b
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

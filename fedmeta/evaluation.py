@@ -1,6 +1,6 @@
 """Scoring an initialisation on clients it has not seen: before adaptation and after every step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,6 +15,8 @@ class Scores:
 
     clients: list[int]
     curves: Metrics
+    failures: dict[int, str] = field(default_factory=dict)
+    """Clients that could not be scored, with the reason."""
 
 
 def curve(

@@ -55,13 +55,8 @@ def pack_replies(replies: Replies) -> RecordDict:
         {
             "deltas": pack_params(replies.deltas),
             "columns": MetricRecord({"client": replies.clients, **columns}),
-            "failures": ConfigRecord(
-                {
-                    "clients": list(replies.failures),
-                    "reasons": list(replies.failures.values()),
-                    "summed": replies.summed,
-                }
-            ),
+            "failures": _pack_failures(replies.failures),
+            "mode": ConfigRecord({"summed": replies.summed}),
         }
     )
 
@@ -69,29 +64,41 @@ def pack_replies(replies: Replies) -> RecordDict:
 def unpack_replies(content: RecordDict) -> Replies:
     """The inverse of ``pack_replies``."""
     columns = dict(content.metric_records["columns"])
-    failures = content.config_records["failures"]
     return Replies(
         clients=list(columns.pop("client")),  # type: ignore[arg-type]
         deltas=unpack_params(content.array_records["deltas"]),
         columns={
             name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()
         },
-        failures=dict(zip(failures["clients"], map(str, failures["reasons"]), strict=True)),  # type: ignore[arg-type]
-        summed=bool(failures["summed"]),
+        failures=_unpack_failures(content.config_records["failures"]),
+        summed=bool(content.config_records["mode"]["summed"]),
     )
 
 
 def pack_scores(scores: Scores) -> RecordDict:
-    """Curves, each ``[clients, steps + 1]``."""
+    """Curves, each ``[clients, steps + 1]``, and the failures."""
     return RecordDict(
         {
             "curves": pack_params(scores.curves),
             "columns": MetricRecord({"client": scores.clients}),
+            "failures": _pack_failures(scores.failures),
         }
     )
 
 
 def unpack_scores(content: RecordDict) -> Scores:
     """The inverse of ``pack_scores``."""
-    clients = content.metric_records["columns"]["client"]
-    return Scores(list(clients), unpack_params(content.array_records["curves"]))  # type: ignore[arg-type]
+    return Scores(
+        clients=list(content.metric_records["columns"]["client"]),  # type: ignore[arg-type]
+        curves=unpack_params(content.array_records["curves"]),
+        failures=_unpack_failures(content.config_records["failures"]),
+    )
+
+
+def _pack_failures(failures: dict[int, str]) -> ConfigRecord:
+    return ConfigRecord({"clients": list(failures), "reasons": list(failures.values())})
+
+
+def _unpack_failures(record: ConfigRecord) -> dict[int, str]:
+    clients, reasons = record["clients"], record["reasons"]
+    return dict(zip(clients, map(str, reasons), strict=True))  # type: ignore[arg-type]

@@ -65,6 +65,7 @@ def collect(
             found.append(_usable(_unpack(message, clients, steps)))
         except Exception as e:  # bytes from outside can fail to decode in any way
             _log.warning("clients %s could not be scored: %s", clients[:3], e)
+    found = [scores for scores in found if scores.clients]
     clients = [client for scores in found for client in scores.clients]
     if not clients:
         return None
@@ -81,16 +82,21 @@ def _unpack(message: Message, asked: list[int], steps: int) -> Scores:
     if message.has_error():
         raise FedmetaError(message.error.reason)
     scores = unpack_scores(message.content)
-    if scores.clients != asked:
+    if sorted([*scores.clients, *scores.failures]) != sorted(asked):
         raise FedmetaError("the reply is not for the clients that were asked")
-    expected = (len(asked), steps + 1)
-    if "loss" not in scores.curves or any(v.shape != expected for v in scores.curves.values()):
+    expected = (len(scores.clients), steps + 1)
+    fits = "loss" in scores.curves and all(v.shape == expected for v in scores.curves.values())
+    if scores.clients and not fits:
         raise FedmetaError(f"the reply has no curves of shape {expected}")
     return scores
 
 
 def _usable(scores: Scores) -> Scores:
     """Without clients whose scores are not finite: adaptation diverged, or the reply is bad."""
+    for client, reason in scores.failures.items():
+        _log.warning("client %d could not be scored: %s", client, reason)
+    if not scores.clients:
+        return scores
     good = finite(scores.curves)
     bad = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if not ok]
     if bad:

@@ -35,6 +35,9 @@ class Troubled(Sinusoid):
     broken_up_to: int = -1
     """-1: the two above are in trouble; else every client up to this one raises."""
 
+    unscored: int = -1
+    """A client that raises when it is evaluated."""
+
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> "TroubledFederation":
         return TroubledFederation(self, seed, device, dtype)
 
@@ -43,6 +46,8 @@ class TroubledFederation(SinusoidFederation):
     def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
         assert isinstance(self.dataset, Troubled)
         last = self.dataset.broken_up_to
+        if "evaluate" in address and self.dataset.unscored in clients:
+            raise OSError("this one too")
         if "train" in address and (np.any(clients <= last) or (last < 0 and RAISES in clients)):
             raise OSError("the disk of this client is broken")
         episode = super().draw(clients, draws, *address)
@@ -83,6 +88,18 @@ def test_bad_clients_are_dropped_counted_and_named(
     assert summary["test"]["clients"] == 7
     params = load_state(tmp_path, everybody(f"cohort.replies={replies}")).params
     assert all(torch.isfinite(value).all() for value in params.values())
+
+
+@pytest.mark.usefixtures("troubled")
+def test_a_bad_test_client_is_missing_and_the_others_are_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten train, five val, so 15 is the first of seven test clients."""
+    with caplog.at_level(logging.WARNING):
+        run(everybody("data.unscored=15", "rounds=1"), tmp_path)
+    test = json.loads((tmp_path / "summary.json").read_text())["test"]
+    assert (test["clients"], test["missing"]) == (6, 1)
+    assert "client 15 could not be scored: OSError: this one too" in caplog.text
 
 
 @pytest.mark.usefixtures("troubled")
