@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal
 
+from torch import Tensor
 from torch.func import grad_and_value
 
 from fedmeta.errors import ConfigError
@@ -53,7 +54,7 @@ class Maml:
         """The client's delta and its mean query loss after adaptation."""
 
         def meta_gradient(params: Params, episode: Episode) -> tuple[Params, Metrics]:
-            def query_loss(params: Params):  # type: ignore[no-untyped-def]
+            def query_loss(params: Params) -> Tensor:
                 fast = last(self.trajectory(loss, params, episode.support, self.inner_steps))
                 return loss(fast, episode.query)
 
