@@ -19,7 +19,10 @@ def write_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, A
     owned = {
         name: value.clone(memory_format=torch.contiguous_format) for name, value in tensors.items()
     }
-    content = save(owned, {"header": json.dumps(header)})  # safetensors refuses shared memory
+    try:
+        content = save(owned, {"header": json.dumps(header)})  # safetensors refuses shared memory
+    except SafetensorError as e:
+        raise RunFolderError(f"{path}: cannot be written ({e})") from e
     write_atomically(path, content)
 
 
@@ -36,7 +39,11 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the file, then rename over it."""
+    """Write beside the file, then rename over it: whole after the death of a process.
+
+    Not synced: that would cost several milliseconds a round. After a power cut it is up to the file
+    system (ext4 writes the data out before such a rename).
+    """
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

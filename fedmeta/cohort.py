@@ -9,7 +9,7 @@ import torch
 
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Federation
-from fedmeta.engines import Engine, build_engine
+from fedmeta.engines import ENGINES, Engine
 from fedmeta.evaluation import Scores, curve
 from fedmeta.learners import Learner
 from fedmeta.objective import Objective
@@ -53,7 +53,7 @@ class Cohort:
             federation=experiment.data.open(experiment.seed, device, dtype),
             objective=objective(experiment),
             learner=experiment.learner,
-            engine=build_engine(experiment.engine.name, experiment.engine.chunk),
+            engine=ENGINES[experiment.engine.name].of(experiment.engine),
             seed=experiment.seed,
             device=device,
             dtype=dtype,

@@ -6,6 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
+from fedmeta.errors import RunFolderError
+
 FILE = "log.txt"
 
 
@@ -14,7 +16,10 @@ def log_to(folder: Path, console: Console) -> None:
     logging.raiseExceptions = False  # a full disk is said by the checkpoint, once and in one line
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
     screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
-    file = logging.FileHandler(folder / FILE)
+    try:
+        file = logging.FileHandler(folder / FILE)
+    except OSError as e:
+        raise RunFolderError(f"{folder / FILE}: cannot be written ({e.strerror or e})") from e
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("fedmeta", "strategies", "simulations"):
         logger = logging.getLogger(name)

@@ -12,6 +12,7 @@ from fedmeta import __version__
 from fedmeta.cohort import Cohort, summed
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
+from fedmeta.errors import ConfigError
 from fedmeta.wire import pack_replies, pack_scores, unpack_params, unpack_work
 
 
@@ -49,6 +50,8 @@ def _evaluate(content: RecordDict) -> RecordDict:
 @lru_cache(maxsize=1)
 def _open(experiment: str) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
+    if "${" in experiment:  # would read this node's environment for the server
+        raise ConfigError("the experiment in a message must be resolved, got an interpolation")
     parsed = parse(experiment)
     torch.set_num_threads(parsed.engine.threads)
     return parsed, Cohort.open(parsed)

@@ -13,6 +13,11 @@ from fedmeta.types import Batch, Metrics, Params
 Kind = Literal["cross_entropy", "mean_squared_error"]
 
 
+def score_names(kind: Kind) -> set[str]:
+    """What ``Objective.scores`` gives."""
+    return {"loss", "accuracy"} if kind == "cross_entropy" else {"loss"}
+
+
 @dataclass(frozen=True)
 class Objective:
     """A stateless module with its loss: calling it gives the mean loss, as learners want it."""

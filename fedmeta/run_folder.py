@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from math import isfinite
 from pathlib import Path
@@ -13,15 +14,15 @@ from fedmeta.errors import RunFolderError
 
 
 def new_run_folder(name: str, chosen: Path | None) -> Path:
-    """Make ``runs/<name>/<time>``, or the folder that was chosen, which must not hold anything yet."""
+    """Make ``runs/<name>/<time>``, or the folder that was chosen, which must not exist yet."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
     folder = chosen or Path("runs") / name / stamp
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists():
         raise RunFolderError(
             f"{folder}: exists already; choose another, or continue it with --resume {folder}"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True)
     except OSError as e:
         raise RunFolderError(f"{folder}: cannot be made ({e.strerror or e})") from e
     return folder
@@ -57,6 +58,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in lines if text.endswith("\n")]
 
 
-def remove(folder: Path) -> None:
-    """Take back a folder that a run which never began has made."""
-    shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def taken_back(folder: Path, began: Path) -> Iterator[None]:
+    """Remove the folder of a run that ends before the file ``began`` is there."""
+    try:
+        yield
+    finally:
+        if not began.exists():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -101,4 +101,9 @@ def _pack_failures(failures: dict[int, str]) -> ConfigRecord:
 
 def _unpack_failures(record: ConfigRecord) -> dict[int, str]:
     clients, reasons = record["clients"], record["reasons"]
-    return dict(zip(clients, map(str, reasons), strict=True))  # type: ignore[arg-type]
+    return dict(zip(clients, map(short, reasons), strict=True))  # type: ignore[arg-type]
+
+
+def short(reason: object) -> str:
+    """One line of at most 200 characters: what comes from outside may be of any length."""
+    return " ".join(str(reason)[:1000].split())[:200]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console as RichConsole
 
 from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.packages import require
 
 app = typer.Typer(
     help="Federated meta-learning: simulate, deploy, compare.",
@@ -88,6 +89,7 @@ def guard(work: Callable[[], None], debug: bool) -> None:
 def _run(
     config: str | None, overrides: list[str], resume: Path | None, run_dir: Path | None, dry: bool
 ) -> None:
+    require("fedmeta", "server", "scipy", "matplotlib")
     from fedmeta.logs import log_to
     from fedmeta.tracking.console import Console
     from simulations.run import run
@@ -132,6 +134,7 @@ def _show(path: Path, overrides: list[str]) -> None:
 
 
 def _evaluate(folder: Path, overrides: list[str]) -> None:
+    require("fedmeta", "server", "scipy", "matplotlib")
     from simulations.listing import result_table
     from simulations.run import evaluate_again
 

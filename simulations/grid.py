@@ -36,9 +36,9 @@ class Executor(Protocol):
 class CohortGrid(Grid):
     """Sends a round's messages to an executor in one go."""
 
-    def __init__(self, executor: Executor, run_id: int = 1) -> None:
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, _SUPERLINK
-        self._executor, self._run = executor, Run.create_empty(run_id)
+    def __init__(self, executor: Executor) -> None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SUPERLINK
+        self._executor, self._run = executor, Run.create_empty(1)
         self._inbox: dict[str, Message] = {}
 
     def set_run(self, run: Run) -> None:

@@ -51,8 +51,12 @@ def result_table(summary: Row) -> Table:
         )
         worst = [f"{100 * row['accuracy_worst_decile']:.2f} %" for row in (before, after)]
         table.add_row("worst decile", *worst)
+    notes = []
+    if test["missing"]:
+        notes.append(f"{test['missing']} clients could not be scored, see log.txt")
     if summary.get("dropped_replies"):
-        table.caption = f"{summary['dropped_replies']} replies dropped, see summary.json"
+        notes.append(f"{summary['dropped_replies']} replies dropped, see summary.json")
+    table.caption = "; ".join(notes) or None
     return table
 
 

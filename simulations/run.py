@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from fedmeta.config import Experiment
-from fedmeta.run_folder import remove, write_json
+from fedmeta.run_folder import taken_back, write_json
 from fedmeta.tracking import build_recorders
 from fedmeta.tracking.recorder import Recorder, Recorders, Row
 from simulations.executors import build_executor
@@ -22,13 +22,10 @@ def run(
 ) -> Federated:
     """Run a federation into its folder; one that never began leaves nothing behind."""
     pictures = [SinusoidPicture()] if experiment.sections["data"]["name"] == "sinusoid" else []
-    try:
+    with taken_back(folder, folder / CHECKPOINT):
         recorders = Recorders([*watchers, *build_recorders(experiment.tracking, *pictures)])
         with closing(build_executor(experiment.engine)) as executor:
             return federate(experiment, CohortGrid(executor), folder, recorders, resume)
-    finally:
-        if not (folder / CHECKPOINT).exists():
-            remove(folder)
 
 
 def evaluate_again(folder: Path, overrides: Sequence[str]) -> Row:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedmeta.cohort import Replies, column
-from fedmeta.params import weighted_sum
+from fedmeta.params import concatenate, select, weighted_sum
 from fedmeta.types import Params
 
 
@@ -16,22 +16,19 @@ def weighted_mean(replies: Sequence[Replies], weight: str) -> Params:
     Stacked replies are put in client order first: which node a client sat on leaves no trace.
     """
     total = torch.cat([column(reply, weight) for reply in replies]).sum()
-    sums = [reply.deltas for reply in replies if reply.summed]
-    each = [reply for reply in replies if not reply.summed]
-    if each:
-        sums.append(_ordered_sum(each, weight))
-    return {
-        name: (torch.stack([part[name] for part in sums]).sum(dim=0) / total).to(
-            sums[0][name].dtype
-        )
-        for name in sums[0]
-    }
+    parts = [
+        {name: value / total.to(value.dtype) for name, value in reply.deltas.items()}
+        for reply in replies
+        if reply.summed
+    ]
+    if each := [reply for reply in replies if not reply.summed]:
+        parts.append(_ordered_sum(each, weight, total))
+    return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
 
 
-def _ordered_sum(replies: Sequence[Replies], weight: str) -> Params:
+def _ordered_sum(replies: Sequence[Replies], weight: str, total: Tensor) -> Params:
     clients = torch.tensor([client for reply in replies for client in reply.clients])
     order = clients.argsort()
-    weights: Tensor = torch.cat([column(reply, weight) for reply in replies])[order]
-    names = replies[0].deltas
-    stack = {name: torch.cat([reply.deltas[name] for reply in replies])[order] for name in names}
-    return weighted_sum(stack, weights)
+    weights = torch.cat([column(reply, weight) for reply in replies])[order]
+    stack = concatenate([reply.deltas for reply in replies])
+    return weighted_sum(select(stack, order), weights / total)

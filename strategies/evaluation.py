@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from typing import Any
 
@@ -11,23 +12,31 @@ from flwr.app import ArrayRecord, Message, MessageType
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients
 from fedmeta.errors import FedmetaError
 from fedmeta.evaluation import Scores
+from fedmeta.objective import score_names
 from fedmeta.params import finite, select
 from fedmeta.types import Metrics
-from fedmeta.wire import Work, pack_work, unpack_scores
+from fedmeta.wire import Work, pack_work, short, unpack_scores
 from strategies.roster import Roster
 
+NAMED = 20
+"""Clients without scores that the log names, per evaluation."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Scores of all clients that answered, in client order, and how many did not."""
+    """Scores of all clients that could be scored, in client order, and why the others could not."""
 
     scores: Scores
-    missing: int
+
+    @property
+    def missing(self) -> int:
+        """Clients that could not be scored."""
+        return len(self.scores.failures)
 
     def row(self) -> dict[str, Any]:
         """Plain numbers: before and after adaptation, and the whole curve."""
@@ -55,54 +64,65 @@ def evaluation_messages(
 
 
 def collect(
-    messages: Iterable[Message], asked: Mapping[int, list[int]], steps: int
-) -> Report | None:
-    """All usable scores in client order; nothing where there are none. Others are named in the log."""
+    messages: Iterable[Message], asked: Mapping[int, list[int]], experiment: Experiment
+) -> Report:
+    """All usable scores in client order. Clients without are counted, and named in the log."""
     found: list[Scores] = []
+    silent, failures = dict(asked), dict[int, str]()
     for message in messages:
-        clients = asked.get(message.metadata.src_node_id, [])
+        clients = silent.pop(message.metadata.src_node_id, [])
         try:
-            found.append(_usable(_unpack(message, clients, steps)))
+            scores = _usable(_unpack(message, clients, experiment))
         except Exception as e:  # bytes from outside can fail to decode in any way
-            _log.warning("clients %s could not be scored: %s", clients[:3], e)
-    found = [scores for scores in found if scores.clients]
+            scores = Scores([], {}, dict.fromkeys(clients, short(e)))
+        failures |= scores.failures
+        found += [scores] if scores.clients else []
+    for clients in silent.values():
+        failures |= dict.fromkeys(clients, "no reply in time")
+    for client, reason in islice(failures.items(), NAMED):
+        _log.warning("client %d could not be scored: %s", client, reason)
     clients = [client for scores in found for client in scores.clients]
-    if not clients:
-        return None
-    order = torch.tensor(clients).argsort()
-    shared = set.intersection(*(set(scores.curves) for scores in found))
+    order = torch.tensor(clients, dtype=torch.int64).argsort()
     curves = {
         name: torch.cat([scores.curves[name] for scores in found])[order].double()
-        for name in sorted(shared)
+        for name in (found[0].curves if found else {})
     }
-    return Report(Scores(sorted(clients), curves), sum(map(len, asked.values())) - len(clients))
+    return Report(Scores(sorted(clients), curves, failures))
 
 
-def _unpack(message: Message, asked: list[int], steps: int) -> Scores:
+def _unpack(message: Message, asked: list[int], experiment: Experiment) -> Scores:
     if message.has_error():
         raise FedmetaError(message.error.reason)
     scores = unpack_scores(message.content)
     if sorted([*scores.clients, *scores.failures]) != sorted(asked):
         raise FedmetaError("the reply is not for the clients that were asked")
-    expected = (len(scores.clients), steps + 1)
-    fits = "loss" in scores.curves and all(v.shape == expected for v in scores.curves.values())
-    if scores.clients and not fits:
-        raise FedmetaError(f"the reply has no curves of shape {expected}")
+    names = score_names(experiment.data.objective)
+    shape = (len(scores.clients), experiment.evaluation.steps + 1)
+    fits = all(v.shape == shape and v.is_floating_point() for v in scores.curves.values())
+    if scores.clients and (set(scores.curves) != names or not fits):
+        raise FedmetaError(f"the reply has no curves of {sorted(names)} of shape {shape}")
     return scores
 
 
 def _usable(scores: Scores) -> Scores:
-    """Without clients whose scores are not finite: adaptation diverged, or the reply is bad."""
-    for client, reason in scores.failures.items():
-        _log.warning("client %d could not be scored: %s", client, reason)
+    """Without clients whose scores are no scores: adaptation diverged, or the reply is bad."""
     if not scores.clients:
         return scores
     good = finite(scores.curves)
-    bad = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if not ok]
-    if bad:
-        _log.warning("%d clients could not be scored, first %d: NaN or infinity", len(bad), bad[0])
-    kept = [c for c, ok in zip(scores.clients, good.tolist(), strict=True) if ok]
-    return Scores(kept, select(scores.curves, good))
+    if "accuracy" in scores.curves:
+        accuracy = scores.curves["accuracy"]
+        good &= ((accuracy >= 0) & (accuracy <= 1)).all(dim=1)
+    kept = {c: ok for c, ok in zip(scores.clients, good.tolist(), strict=True)}
+    bad = {
+        client: "its scores are NaN, infinite or out of range"
+        for client, ok in kept.items()
+        if not ok
+    }
+    return Scores(
+        [client for client, ok in kept.items() if ok],
+        select(scores.curves, good),
+        scores.failures | bad,
+    )
 
 
 def summarise(scores: Metrics) -> dict[str, Any]:

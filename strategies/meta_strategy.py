@@ -15,9 +15,11 @@ from fedmeta.wire import Work, pack_params, pack_work
 from strategies.evaluation import Report, collect, evaluation_messages
 from strategies.roster import Roster
 from strategies.sampling import sample
-from strategies.state import Best, ServerState, Tally
+from strategies.state import Best, ServerState, Tally, protocol
 from strategies.validation import Checked, check
 
+NAMED = 1000
+"""Dropped clients whose reason is kept; all are counted."""
 _log = logging.getLogger(__name__)
 
 
@@ -65,41 +67,35 @@ class MetaStrategy(Strategy):
         checked = check(replies, self._asked, self.state.params, round, summed)
         for client, reason in checked.dropped.items():
             _log.warning("round %d: client %d dropped: %s", round, client, reason)
-        enough = checked.clients >= self.experiment.cohort.min_replies
-        if enough:
-            self._step(checked, round)
-        else:
-            _log.warning(
-                "round %d: %d good replies, %d needed: the params stay as they were",
-                round, checked.clients, self.experiment.cohort.min_replies,
-            )  # fmt: skip
+        stepped = self._step(checked, round)
         seconds = time.monotonic() - self._began
-        tally = _count(self.state.tally, checked, idle=not enough, seconds=seconds)
+        tally = _count(self.state.tally, checked, idle=not stepped, seconds=seconds)
         self.state = replace(self.state, round=round, tally=tally)
         self.train_row = _means(checked) | {
             "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds
         }  # fmt: skip
-        return pack_params(self.state.params) if enough else None, None
+        return pack_params(self.state.params) if stepped else None, None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Score the validation clients every few rounds and after the last."""
         self._began = time.monotonic()
-        round = self._first + server_round
-        due = round % self.experiment.evaluation.every == 0 or round == self.experiment.rounds
-        if not due:
+        if not self._due(server_round):
             return []
+        round = self._first + server_round
         return evaluation_messages(self.roster, arrays, self._val_clients, self._yaml, round)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Keep the report, and the params if no earlier ones did better."""
-        asked = self.roster.assign(self._val_clients)
-        self.report = collect(replies, asked, self.experiment.evaluation.steps)
-        if self.report is not None:
-            self._remember_best(self.report)
+        if not self._due(server_round):
+            return None
+        report = collect(replies, self.roster.assign(self._val_clients), self.experiment)
+        if report.scores.clients:
+            self.report = report
+            self._remember_best(report)
             tally = self.state.tally
             seconds = tally.seconds + time.monotonic() - self._began
             self.state = replace(self.state, tally=replace(tally, seconds=seconds))
@@ -108,19 +104,39 @@ class MetaStrategy(Strategy):
     def summary(self) -> None:
         """Nothing: the recorders say it."""
 
-    def _step(self, checked: Checked, round: int) -> None:
+    def _due(self, server_round: int) -> bool:
+        round = self._first + server_round
+        return round % self.experiment.evaluation.every == 0 or round == self.experiment.rounds
+
+    def _step(self, checked: Checked, round: int) -> bool:
+        """Whether the params could be moved; where they could not, they stay and the log says why."""
+        if checked.clients < (needed := self.experiment.cohort.min_replies):
+            _log.warning(
+                "round %d: %d good replies, %d needed: the params stay as they were",
+                round, checked.clients, needed,
+            )  # fmt: skip
+            return False
         delta = self.rules.aggregate(checked.replies, self.rules.weight)
         progress = (round - 1) / self.experiment.rounds
         params, optimizer = self.rules.optimizer.step(
             self.state.params, delta, self.state.optimizer, progress
         )
+        if not all(bool(torch.isfinite(value).all()) for value in params.values()):
+            _log.warning("round %d: the step is not finite: the params stay as they were", round)
+            return False
         self.state = replace(self.state, params=params, optimizer=optimizer)
+        return True
 
     def _remember_best(self, report: Report) -> None:
         after = report.row()["after"]
-        score = after.get("accuracy", -after["loss"])
-        if self.state.best is None or score > self.state.best.score:
-            best = Best(self.state.round, score, self.state.params)
+        score, how = after.get("accuracy", -after["loss"]), protocol(self.experiment)
+        held = self.state.best
+        if (
+            held is None
+            or held.protocol != how
+            or (-report.missing, score) > (-held.missing, held.score)
+        ):
+            best = Best(self.state.round, score, report.missing, how, self.state.params)
             self.state = replace(self.state, best=best)
 
 
@@ -136,7 +152,8 @@ def _count(tally: Tally, checked: Checked, idle: bool, seconds: float) -> Tally:
     dropped, reasons = dict(tally.dropped), dict(tally.reasons)
     for client, reason in checked.dropped.items():
         dropped[str(client)] = dropped.get(str(client), 0) + 1
-        reasons[str(client)] = reason
+        if len(reasons) < NAMED or str(client) in reasons:
+            reasons[str(client)] = reason
     return Tally(
         tally.seconds + seconds,
         tally.client_rounds + checked.clients,

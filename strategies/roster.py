@@ -1,5 +1,6 @@
 """Who hosts which clients: every node is asked once, before the first round."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedmeta import __version__
-from fedmeta.data.federation import SPLITS, Clients, Split
+from fedmeta.data.federation import MOST_CLIENTS, SPLITS, Clients, Split
 from fedmeta.errors import FedmetaError
 from fedmeta.wire import Work, pack_work
 
+LIMIT = len(SPLITS) * MOST_CLIENTS
+_log = logging.getLogger(__name__)
 Spans = tuple[range, ...]
 """Hosted ids of train, val and test."""
 
@@ -49,10 +52,15 @@ def take_roster(grid: Grid, experiment: str, timeout: float) -> Roster:
     """Ask every node what it hosts; a node of another fedmeta version stops the run."""
     content = pack_work(ArrayRecord(), Work(experiment, 0, []))
     messages = [Message(content, node, MessageType.QUERY) for node in grid.get_node_ids()]
+    if not messages:
+        raise FedmetaError("no node is connected")
     replies = list(grid.send_and_receive(messages, timeout=timeout))
     hosts = {reply.metadata.src_node_id: _spans(reply) for reply in replies}
     if not hosts:
         raise FedmetaError(f"no node answered within {timeout:g} s, of {len(messages)} asked")
+    for message in messages:
+        if (node := message.metadata.dst_node_id) not in hosts:
+            _log.warning("node %d did not answer and takes no part", node)
     return Roster(hosts)
 
 
@@ -74,6 +82,6 @@ def _spans(reply: Message) -> Spans:
 
 
 def _pair(value: object) -> Sequence[int]:
-    if not isinstance(value, list) or len(value) != 2:
+    if not isinstance(value, list) or len(value) != 2 or not 0 <= value[0] <= value[1] <= LIMIT:
         raise ValueError(f"expected [start, stop], got {value!r}")
     return value

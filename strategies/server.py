@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from fedmeta.checkpoint import write_atomically
 from fedmeta.cohort import objective
 from fedmeta.config import Experiment
+from fedmeta.data.federation import Split
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.objective import initial_params
 from fedmeta.run_folder import write_json, write_lines
@@ -75,30 +76,29 @@ def first_params(experiment: Experiment) -> Params:
 
 
 def evaluate(
-    experiment: Experiment, grid: Grid, roster: Roster, params: Params, split: str, round: int
+    experiment: Experiment, grid: Grid, roster: Roster, params: Params, split: Split, round: int
 ) -> Report:
     """Score all clients of a split, or the validation clients of the experiment."""
-    clients = roster.clients(split)  # type: ignore[arg-type]
+    clients = roster.clients(split)
     if split == "val":
         clients = clients[: experiment.evaluation.clients]
     packed: ArrayRecord = pack_params(params)
     messages = evaluation_messages(roster, packed, clients, experiment.to_yaml(), round)
     replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
-    report = collect(replies, roster.assign(clients), experiment.evaluation.steps)
-    if report is None:
-        reasons = {str(reply.error.reason) for reply in replies if reply.has_error()}
-        raise FedmetaError(
-            f"no {split} client could be scored: {'; '.join(reasons) or 'no finite score'}"
-        )
+    report = collect(replies, roster.assign(clients), experiment)
+    if not report.scores.clients:
+        reason = next(iter(report.scores.failures.values()), "there are none")
+        raise FedmetaError(f"no {split} client could be scored: {reason}")
     return report
 
 
 def _check_counts(experiment: Experiment, roster: Roster) -> None:
-    for split, key, wanted in (
+    wishes: list[tuple[Split, str, int]] = [
         ("train", "cohort.clients", experiment.cohort.clients),
         ("val", "evaluation.clients", experiment.evaluation.clients),
-    ):
-        if wanted > (have := len(roster.clients(split))):  # type: ignore[arg-type]
+    ]
+    for split, key, wanted in wishes:
+        if wanted > (have := len(roster.clients(split))):
             raise ConfigError(f"{key} must be at most the {have} {split} clients, got {wanted}")
 
 
@@ -135,7 +135,7 @@ def _conclude(
     chosen, params = selected(state, experiment)
     report = evaluate(experiment, grid, strategy.roster, params, "test", state.round)
     recorders.record({"round": state.round, "split": "test"} | report.row())
-    write_lines(folder / "clients.jsonl", client_rows(report, "test"))
+    write_lines(folder / "clients.jsonl", client_rows(report))
     tally = state.tally
     summary: Row = {
         "name": experiment.name,
@@ -145,7 +145,7 @@ def _conclude(
         "clients_per_second": tally.client_rounds / max(tally.seconds, 1e-9),
         "dropped_replies": sum(tally.dropped.values()),
         "dropped_clients": {
-            client: {"replies": count, "reason": tally.reasons[client]}
+            client: {"replies": count, "reason": tally.reasons.get(client, "")}
             for client, count in tally.dropped.items()
         },
         "idle_rounds": tally.idle_rounds,
@@ -155,10 +155,10 @@ def _conclude(
     return params, summary
 
 
-def client_rows(report: Report, split: str) -> list[dict[str, Any]]:
-    """A row per client with its score after every inner step."""
+def client_rows(report: Report) -> list[dict[str, Any]]:
+    """A row per test client with its scores after every inner step."""
     curves = {name: values.tolist() for name, values in report.scores.curves.items()}
     return [
-        {"client": client, "split": split} | {name: values[i] for name, values in curves.items()}
+        {"client": client, "split": "test"} | {name: values[i] for name, values in curves.items()}
         for i, client in enumerate(report.scores.clients)
     ]

@@ -9,11 +9,13 @@ from rich.console import Console as RichConsole
 
 from fedmeta.errors import ConfigError
 from fedmeta.logs import log_to
+from fedmeta.run_folder import taken_back
 from fedmeta.tracking import build_recorders
 from fedmeta.tracking.console import Console
 from fedmeta.tracking.recorder import Recorders
 from strategies.opening import open_new, open_old
 from strategies.server import federate
+from strategies.state import CHECKPOINT
 
 app = ServerApp()
 
@@ -30,8 +32,9 @@ def main(grid: Grid, context: Context) -> None:
         experiment, folder = open_new(config, overrides, chosen)
     console = RichConsole()
     log_to(folder, console)
-    recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
-    federate(experiment, grid, folder, recorders, resume=bool(settings["resume"]))
+    with taken_back(folder, folder / CHECKPOINT):
+        recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
+        federate(experiment, grid, folder, recorders, resume=bool(settings["resume"]))
     console.print(f"run folder: {folder.resolve()}", soft_wrap=True)
 
 

@@ -41,6 +41,10 @@ class Best:
     round: int
     score: float
     """Validation accuracy, or minus the validation loss, after adaptation."""
+    missing: int
+    """Validation clients that could not be scored; fewer is better than any score."""
+    protocol: str
+    """How it was scored: scores of another protocol cannot be compared."""
     params: Params
 
 
@@ -62,6 +66,12 @@ def selected(state: ServerState, experiment: Experiment) -> tuple[int, Params]:
     return state.round, state.params
 
 
+def protocol(experiment: Experiment) -> str:
+    """What decides a validation score besides the params."""
+    settings = experiment.evaluation
+    return f"{settings.clients} clients, {settings.episodes} episodes, {settings.steps} steps"
+
+
 def fingerprint(experiment: Experiment) -> str:
     """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not."""
     numerics = ("seed", "data", "model", "learner", "strategy", "cohort")
@@ -79,7 +89,7 @@ def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None
     best: dict[str, Any] | None = None
     if state.best is not None:
         tensors |= {f"best/{name}": value for name, value in state.best.params.items()}
-        best = {"round": state.best.round, "score": state.best.score}
+        best = {key: getattr(state.best, key) for key in ("round", "score", "missing", "protocol")}
     header = {
         "round": state.round,
         "best": best,

@@ -1,7 +1,6 @@
 """Where a dataset's files come from: a folder the user names, or their canonical address."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 from fedmeta.errors import DataError
@@ -31,7 +30,7 @@ def local_file(root: Path, dataset: str, pattern: str) -> Path:
 
 def download(url: str, sha256: str) -> Path:
     """The file at ``url`` in the user's cache, fetched and checked once."""
-    import pooch  # the one user of this import; not needed where data is local
+    import pooch
 
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", path=cache_folder()))
@@ -40,12 +39,6 @@ def download(url: str, sha256: str) -> Path:
             f"cannot download {url} ({type(e).__name__}: {e}); "
             "set FEDMETA_DATA or data.root to a folder that holds the file"
         ) from e
-
-
-def require(*packages: str) -> None:
-    """Refuse to begin where an optional package is not installed."""
-    if missing := [package for package in packages if find_spec(package) is None]:
-        raise DataError(f"data: {' and '.join(missing)} not installed; pip install 'fedmeta[data]'")
 
 
 def cache_folder() -> Path:

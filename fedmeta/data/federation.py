@@ -15,6 +15,8 @@ from fedmeta.types import Episode
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 Clients = NDArray[np.int64]
+MOST_CLIENTS = 100_000_000
+"""Registered clients of a split. The server keeps an id of each, 8 bytes."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,10 @@ class ClientCounts:
 
     def __post_init__(self) -> None:
         for split in SPLITS:
-            if (count := getattr(self, split)) < 1:
-                raise ConfigError(f"data.clients.{split} must be 1 or more, got {count!r}")
+            if not 1 <= (count := getattr(self, split)) <= MOST_CLIENTS:
+                raise ConfigError(
+                    f"data.clients.{split} must be 1 to {MOST_CLIENTS:,}, got {count!r}"
+                )
 
 
 class Federation(Protocol):

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedmeta.data.download import cache_folder, download, local_file, local_root, require
+from fedmeta.data.download import cache_folder, download, local_file, local_root
 from fedmeta.errors import DataError
+from fedmeta.packages import require
 
 DRAWINGS = 20
 SIZE = 28
@@ -40,7 +41,7 @@ class Characters:
 
 def read_characters(root: str | None) -> Characters:
     """All of Omniglot from local copies or the download; decoding takes seconds, once."""
-    require("pooch", "PIL")
+    require("data.name", "data", "pooch", "PIL")
     members = [member for part in _PARTS for member in _drawings(part, _locate(part, root))]
     state = sha256("".join(f"{m.info.filename} {m.info.CRC}\n" for m in members).encode())
     firsts = members[::DRAWINGS]
@@ -94,7 +95,7 @@ def _cached(name: str, members: list[_Drawing]) -> NDArray[np.uint8]:
     path = cache_folder() / name
     try:
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         pass  # not there yet, or cut short by a full disk: decode again
     images = _decode(members)
     try:

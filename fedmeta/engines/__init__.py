@@ -4,19 +4,19 @@ from typing import Protocol
 
 from fedmeta.engines.loop import ClientFunction, Loop, Result
 from fedmeta.engines.vmap import Vmap
+from fedmeta.settings import EngineSettings
 from fedmeta.types import Episode, Params
 
 
 class Engine(Protocol):
     """Maps a pure client function over a block of clients."""
 
+    @classmethod
+    def of(cls, settings: EngineSettings) -> "Engine":
+        """The engine with these settings."""
+
     def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
         """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""
 
 
-def build_engine(name: str, chunk: int) -> Engine:
-    """The engine of that name."""
-    return Vmap(chunk) if name == "vmap" else Loop()
-
-
-ENGINES: dict[str, type[Loop] | type[Vmap]] = {"loop": Loop, "vmap": Vmap}
+ENGINES: dict[str, type[Engine]] = {"loop": Loop, "vmap": Vmap}

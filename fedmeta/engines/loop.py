@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch.utils._pytree import tree_map
 
+from fedmeta.settings import EngineSettings
 from fedmeta.types import Episode, Params
 
 Result = TypeVar("Result")
@@ -16,6 +17,11 @@ ClientFunction = Callable[[Params, Episode], Result]
 @dataclass(frozen=True)
 class Loop:
     """Runs clients one by one."""
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> "Loop":
+        """Nothing to set."""
+        return cls()
 
     def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
         """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""

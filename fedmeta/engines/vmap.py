@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from fedmeta.engines.loop import ClientFunction, Result
+from fedmeta.settings import EngineSettings
 from fedmeta.types import Episode, Params
 
 
@@ -18,6 +19,11 @@ class Vmap:
 
     chunk: int
     """Clients per call."""
+
+    @classmethod
+    def of(cls, settings: EngineSettings) -> "Vmap":
+        """``engine.chunk``."""
+        return cls(settings.chunk)
 
     def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
         """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""

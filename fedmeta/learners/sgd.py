@@ -19,7 +19,7 @@ class LocalSgd:
 
     lr: float
     epochs: int
-    """Passes over the client's examples, support and query together; the last batch is filled up."""
+    """Passes over the round's episode, support and query together; the last batch is filled up."""
     batch_size: int
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class Mlp:
     """Fully connected net, as in Finn et al. 2017 for sinusoids and Omniglot.
 
     ``hidden: [40, 40]`` is the sinusoid net of Finn et al. 2017; ``[256, 128, 64, 64]`` with
-    ``norm: true`` the Omniglot net of Santoro et al. 2016 that they compare with.
+    ``norm: true`` the one without convolutions that they use for Omniglot.
     """
 
     hidden: list[int] = field(default_factory=lambda: [40, 40])

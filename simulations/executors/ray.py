@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import ray
@@ -132,8 +133,13 @@ def _share(settings: EngineSettings) -> dict[str, Any]:
             f"got {settings.workers}"
         )
     wants_gpu = settings.device == "auto" or settings.device.startswith("cuda")
-    share = min(1.0, gpus / settings.workers) if wants_gpu else 0.0
+    share = gpu_share(gpus, settings.workers) if wants_gpu else 0.0
     return {"num_cpus": 1, "num_gpus": share, "max_restarts": 0}
+
+
+def gpu_share(gpus: float, workers: int) -> float:
+    """The largest equal share of a GPU with which all workers fit; a share is of one GPU."""
+    return 1 / ceil(workers / gpus) if gpus >= 1 else 0.0
 
 
 def _first_line(error: Exception) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmeta.engines import ENGINES, Engine, build_engine
+from fedmeta.engines import ENGINES, Engine
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.vmap import Vmap
 from fedmeta.evaluation import curve
@@ -16,6 +16,7 @@ from fedmeta.models import MODELS, Model
 from fedmeta.models.conv4 import Conv4
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
+from fedmeta.settings import EngineSettings
 from fedmeta.types import Batch, Episode, Metrics, Params, Update
 
 WAYS, SHAPE = 3, (1, 16, 16)
@@ -45,9 +46,10 @@ def test_every_learner_model_and_engine_is_here() -> None:
     assert set(ENGINES.values()) == {Loop, Vmap}
 
 
-def test_build_engine() -> None:
-    assert build_engine("loop", 3) == Loop()
-    assert build_engine("vmap", 3) == Vmap(3)
+def test_engines_are_built_from_settings() -> None:
+    settings = EngineSettings(chunk=3)
+    assert ENGINES["loop"].of(settings) == Loop()
+    assert ENGINES["vmap"].of(settings) == Vmap(3)
 
 
 def opened(model: Model) -> tuple[Objective, Params]:

@@ -79,6 +79,23 @@ def test_a_run_folder_that_cannot_be_made(here: Path) -> None:
     assert "file/run" in line
 
 
+def test_a_log_that_cannot_be_written(here: Path) -> None:
+    """A finished run whose log has become a folder, as a stand-in for any refusal of the disk."""
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+    (here / "done" / "log.txt").unlink()
+    (here / "done" / "log.txt").mkdir()
+    line = refused(fedmeta("run", "--resume", "done"))
+    assert "done/log.txt: cannot be written" in line
+
+
+def test_a_run_that_cannot_begin_takes_back_only_what_it_made(here: Path) -> None:
+    (here / "mine").mkdir()
+    refused(fedmeta("run", QUICKSTART, "engine.device=nope", "--run-dir", "mine"))
+    assert (here / "mine").is_dir()
+    refused(fedmeta("run", QUICKSTART, "engine.device=nope", "--run-dir", "new"))
+    assert not (here / "new").exists()
+
+
 def test_missing_data_says_what_to_do(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDMETA_DATA", str(here))
     line = refused(fedmeta("run", OMNIGLOT, "tracking.wandb.mode=disabled"))
@@ -111,7 +128,7 @@ def test_a_resumed_run_stays_in_its_folder(here: Path) -> None:
 def test_an_init_that_diverges_on_everybody_says_so(here: Path) -> None:
     result = fedmeta("run", QUICKSTART, *SMALL, "learner.inner_lr=1e30", "--run-dir", "run")
     assert result.exit_code == 1
-    assert "no val client could be scored: no finite score" in result.stderr
+    assert "no val client could be scored: its scores are NaN" in result.stderr
     assert not (here / "run").exists()
 
 

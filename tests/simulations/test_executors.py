@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from fedmeta.errors import ConfigError
 from fedmeta.types import Params
+from simulations.executors.ray import gpu_share
 from simulations.run import run
 from strategies.state import load_state
 from tests.simulations.conftest import CONFIGS, small
@@ -46,16 +48,16 @@ def test_ray_is_bitwise_local_with_the_loop_and_a_reply_per_client(
     tmp_path: Path, workers: int
 ) -> None:
     local = trained(tmp_path / "local", *EACH)
-    ray = trained(tmp_path / "ray", *EACH, "engine.executor=ray", f"engine.workers={workers}")
-    assert all(torch.equal(local[name], ray[name]) for name in local)
+    remote = trained(tmp_path / "ray", *EACH, "engine.executor=ray", f"engine.workers={workers}")
+    assert all(torch.equal(local[name], remote[name]) for name in local)
 
 
 @pytest.mark.usefixtures("two_ray_cpus")
 def test_ray_is_local_to_1e5_with_vmap_and_summed_replies_after_20_rounds(tmp_path: Path) -> None:
     local = trained(tmp_path / "local", "rounds=20")
-    ray = trained(tmp_path / "ray", "rounds=20", "engine.executor=ray")
+    remote = trained(tmp_path / "ray", "rounds=20", "engine.executor=ray")
     scale = max(value.abs().max() for value in local.values())
-    worst = max((local[name] - ray[name]).abs().max() for name in local)
+    worst = max((local[name] - remote[name]).abs().max() for name in local)
     assert worst <= 1e-5 * scale
 
 
@@ -103,3 +105,25 @@ def test_an_address_with_no_cluster_is_said_at_once(tmp_path: Path) -> None:
 def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.workers must be at most the 2 CPUs .* got 3"):
         trained(tmp_path / "run", "engine.executor=ray", "engine.workers=3")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"),
+    [(0, 2, 0.0), (1, 1, 1.0), (1, 2, 1 / 2), (2, 3, 1 / 2), (2, 4, 1 / 2), (4, 2, 1.0)],
+)
+def test_shares_of_gpus_fit_on_the_gpus(gpus: int, workers: int, share: float) -> None:
+    """A Ray share lies on one GPU: three workers on two GPUs take halves, not two thirds."""
+    assert gpu_share(gpus, workers) == share
+    if gpus:
+        assert gpus * int(1 / share) >= workers
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+def test_params_are_stored_once_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One object for the query, one for each round, one for each of four evaluations."""
+    stored: list[object] = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
+    trained(tmp_path / "run", "rounds=4", "evaluation.every=2", "engine.executor=ray")
+    evaluations = 4  # validation before round 1 and after 2 and 4, and the test clients
+    assert len(stored) == 1 + 4 + evaluations

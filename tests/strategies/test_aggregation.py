@@ -132,3 +132,13 @@ def test_the_mean_leaves_the_replies_alone() -> None:
     whole, twin = cohort(torch.float32), cohort(torch.float32)
     weighted_mean([whole], "examples")
     assert all(torch.equal(whole.deltas[name], twin.deltas[name]) for name in twin.deltas)
+
+
+def test_a_weight_beyond_float32_still_gives_a_mean() -> None:
+    """Weights are divided by their sum before they meet the deltas' dtype."""
+    huge = Replies(
+        [0, 1],
+        {"w": torch.tensor([[1.0], [3.0]])},
+        {"examples": torch.tensor([1e300, 1e300], dtype=torch.float64)},
+    )
+    assert weighted_mean([huge], "examples")["w"].tolist() == [2.0]

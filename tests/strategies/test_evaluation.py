@@ -1,6 +1,7 @@
 """What is said of unseen clients: means, intervals, the worst tenth, and who did not answer."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,14 +9,27 @@ import scipy.stats
 import torch
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 
+from fedmeta.config import Experiment, load
 from fedmeta.evaluation import Scores
 from fedmeta.wire import Work, pack_scores, unpack_work
 from strategies.evaluation import collect, evaluation_messages, interval, summarise, worst_decile
 from strategies.roster import Roster
+from strategies.stock import STRATEGIES
 
 Reply = Callable[[int, RecordDict | Error], Message]
 NOBODY = range(0)
-STEPS = 1
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def regression() -> Experiment:
+    """Scores before and after one step."""
+    return load(CONFIGS / "quickstart.yaml", ["evaluation.steps=1"], STRATEGIES)
+
+
+@pytest.fixture
+def classification() -> Experiment:
+    return load(CONFIGS / "omniglot_maml.yaml", ["evaluation.steps=1"], STRATEGIES)
 
 
 def normal(count: int) -> torch.Tensor:
@@ -75,24 +89,35 @@ def test_a_summary_of_classification_has_it_all() -> None:
     }
 
 
-def test_answers_are_put_in_client_order(reply: Reply) -> None:
-    report = collect([reply(3, scores(2, 8)), reply(2, scores(5))], {2: [5], 3: [2, 8]}, STEPS)
-    assert report is not None
+def test_answers_are_put_in_client_order(reply: Reply, regression: Experiment) -> None:
+    messages = [reply(3, scores(2, 8)), reply(2, scores(5))]
+    report = collect(messages, {2: [5], 3: [2, 8]}, regression)
     assert report.scores.clients == [2, 5, 8]
     assert report.scores.curves["loss"].tolist() == [[4.0, 2.0], [10.0, 5.0], [16.0, 8.0]]
     assert report.missing == 0
 
 
-def test_who_does_not_answer_is_counted(reply: Reply) -> None:
+def test_who_does_not_answer_is_counted_with_the_reason(
+    reply: Reply, regression: Experiment
+) -> None:
     messages = [reply(2, scores(1, 4)), reply(3, Error(code=2, reason="gone"))]
-    report = collect(messages, {2: [1, 4], 3: [5, 6, 7]}, STEPS)
-    assert report is not None
+    report = collect(messages, {2: [1, 4], 3: [5, 6], 4: [7]}, regression)
     assert (report.scores.clients, report.missing) == ([1, 4], 3)
+    assert report.scores.failures == {5: "gone", 6: "gone", 7: "no reply in time"}
 
 
-def test_no_answer_is_no_report(reply: Reply) -> None:
-    assert collect([], {2: [0, 1]}, STEPS) is None
-    assert collect([reply(2, Error(code=2, reason="gone"))], {2: [0, 1]}, STEPS) is None
+def test_no_answer_is_an_empty_report(regression: Experiment) -> None:
+    report = collect([], {2: [0, 1]}, regression)
+    assert (report.scores.clients, report.missing) == ([], 2)
+
+
+def test_a_second_answer_of_a_node_counts_for_nothing(reply: Reply, regression: Experiment) -> None:
+    messages = [reply(2, scores(5)), reply(2, scores(5))]
+    report = collect(messages, {2: [5]}, regression)
+    assert (report.scores.clients, report.missing) == ([5], 0)
+
+
+FINE = [[1.0, 1.0]]
 
 
 @pytest.mark.parametrize(
@@ -100,22 +125,40 @@ def test_no_answer_is_no_report(reply: Reply) -> None:
     [
         RecordDict(),
         scores(5, 6),
-        pack_scores(Scores([5], {"accuracy": float64([[1.0, 1.0]])})),
+        pack_scores(Scores([5], {"accuracy": float64(FINE)})),
+        pack_scores(Scores([5], {"loss": float64(FINE), "praise": float64(FINE)})),
         pack_scores(Scores([5], {"loss": float64([[1.0, 1.0, 1.0]])})),
         pack_scores(Scores([5], {"loss": float64([[1.0, float("nan")]])})),
+        pack_scores(Scores([5], {"loss": float64(FINE).long()})),
+        pack_scores(Scores([], {}, {5: "its disk is broken"})),
     ],
-    ids=["empty", "other clients", "no loss", "other steps", "NaN"],
+    ids=["empty", "others", "no loss", "more names", "other steps", "NaN", "integers", "failed"],
 )
-def test_a_bad_answer_costs_only_its_own_clients(reply: Reply, bad: RecordDict) -> None:
-    report = collect([reply(2, bad), reply(3, scores(2, 8))], {2: [5], 3: [2, 8]}, STEPS)
-    assert report is not None
+def test_a_bad_answer_costs_only_its_own_clients(
+    reply: Reply, regression: Experiment, bad: RecordDict
+) -> None:
+    messages = [reply(2, bad), reply(3, scores(2, 8))]
+    report = collect(messages, {2: [5], 3: [2, 8]}, regression)
     assert (report.scores.clients, report.missing) == ([2, 8], 1)
+    assert report.scores.failures.keys() == {5}
 
 
-def test_a_row_has_before_after_and_the_curve_between(reply: Reply) -> None:
-    report = collect([reply(2, scores(1, 3))], {2: [1, 3], 3: [4]}, STEPS)
-    assert report is not None
-    row = report.row()
+@pytest.mark.parametrize("accuracy", [-0.1, 1.1, 1e9])
+def test_no_client_is_better_than_perfect(
+    reply: Reply, classification: Experiment, accuracy: float
+) -> None:
+    def answer(client: int, accuracy: float) -> RecordDict:
+        curves = {"loss": float64(FINE), "accuracy": float64([[0.2, accuracy]])}
+        return pack_scores(Scores([client], curves))
+
+    messages = [reply(2, answer(5, accuracy)), reply(3, answer(2, 1.0))]
+    report = collect(messages, {2: [5], 3: [2]}, classification)
+    assert report.scores.clients == [2]
+    assert report.row()["after"]["accuracy"] == 1.0
+
+
+def test_a_row_has_before_after_and_the_curve_between(reply: Reply, regression: Experiment) -> None:
+    row = collect([reply(2, scores(1, 3))], {2: [1, 3], 3: [4]}, regression).row()
     before = {"loss": (2 * 1 + 2 * 3) / 2, "loss_ci95": interval(float64([2.0, 6.0]))}
     after = {"loss": (1 + 3) / 2, "loss_ci95": interval(float64([1.0, 3.0]))}
     assert row == {

@@ -101,5 +101,5 @@ def test_a_node_that_cannot_open_its_data_stops_the_run() -> None:
 
 
 def test_a_federation_without_nodes_stops_the_run() -> None:
-    with pytest.raises(FedmetaError, match="no node answered within 1 s, of 0 asked"):
+    with pytest.raises(FedmetaError, match="no node is connected"):
         roster_of()

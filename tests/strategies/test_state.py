@@ -34,7 +34,7 @@ def trained(rules: Rules, dtype: torch.dtype = torch.float32) -> ServerState:
     first, _ = rules.optimizer.step(params, draw(1, dtype), {}, 0.0)
     for seed in (1, 2, 3):
         params, memory = rules.optimizer.step(params, draw(seed, dtype), memory, seed / 5)
-    return ServerState(3, params, memory, Best(1, 0.1 + 0.2, first), TALLY)
+    return ServerState(3, params, memory, Best(1, 0.1 + 0.2, 3, "how", first), TALLY)
 
 
 def same(a: Params, b: Params) -> bool:
@@ -98,7 +98,7 @@ def test_a_server_without_history_comes_back(tmp_path: Path, quickstart: Load) -
 def test_shared_and_transposed_tensors_are_saved_by_value(tmp_path: Path, quickstart: Load) -> None:
     matrix = torch.arange(6.0).reshape(2, 3)
     params = {"a": matrix, "b": matrix, "t": matrix.T}
-    save_state(tmp_path, ServerState(1, params, best=Best(1, 0.5, params)), quickstart())
+    save_state(tmp_path, ServerState(1, params, best=Best(1, 0.5, 0, "how", params)), quickstart())
     assert same(load_state(tmp_path, quickstart()).params, params)
 
 
@@ -205,7 +205,7 @@ def test_a_save_replaces_the_one_before(tmp_path: Path, quickstart: Load) -> Non
 
 
 def test_the_params_of_the_best_round_are_selected(quickstart: Load) -> None:
-    state = ServerState(5, draw(5), best=Best(2, 0.9, draw(2)))
+    state = ServerState(5, draw(5), best=Best(2, 0.9, 0, "how", draw(2)))
     assert selected(state, quickstart()) == (2, state.best.params)  # type: ignore[union-attr]
     assert selected(state, quickstart("evaluation.select=last")) == (5, state.params)
     assert selected(ServerState(5, state.params), quickstart()) == (5, state.params)

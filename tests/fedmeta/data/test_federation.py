@@ -146,5 +146,7 @@ def test_consecutive() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_has_a_client(split: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^data\.clients\.{split} must be 1 or more, got 0$"):
+    with pytest.raises(
+        ConfigError, match=rf"^data\.clients\.{split} must be 1 to 100,000,000, got 0$"
+    ):
         ClientCounts(**({"train": 1, "val": 1, "test": 1} | {split: 0}))

@@ -1,0 +1,91 @@
+"""The server's memory between rounds: what it keeps, and what it refuses to become."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord
+
+from fedmeta.cohort import Replies
+from fedmeta.config import load
+from fedmeta.evaluation import Scores
+from fedmeta.wire import pack_params, unpack_work
+from simulations.executors.local import LocalExecutor
+from simulations.grid import CohortGrid
+from strategies.aggregation import weighted_mean
+from strategies.evaluation import Report
+from strategies.meta_strategy import MetaStrategy
+from strategies.optimizers import ServerOptimizer
+from strategies.roster import Roster
+from strategies.state import Best, ServerState, protocol
+from strategies.stock import STRATEGIES, Rules
+from strategies.validation import Checked
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+ROSTER = Roster({2: (range(400), range(400, 500), range(500, 1100))})
+PARAMS = {"w": torch.tensor([1.0, 2.0])}
+
+
+def strategy(state: ServerState, *overrides: str) -> MetaStrategy:
+    return MetaStrategy(load(CONFIG, overrides, STRATEGIES), ROSTER, state)
+
+
+def report(loss: float, missing: int = 0) -> Report:
+    clients = list(range(400, 410 - missing))
+    failures = {client: "diverged" for client in range(410 - missing, 410)}
+    curve = torch.full((len(clients), 11), loss, dtype=torch.float64)
+    return Report(Scores(clients, {"loss": curve}, failures))
+
+
+def test_a_step_that_is_not_finite_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """The delta is finite in float32, whose largest number is 3.4e38; ten times it is not."""
+    server = strategy(ServerState(4, PARAMS))
+    server.rules = Rules("examples", weighted_mean, ServerOptimizer("SGD", 10.0))
+    replies = Replies([7], {"w": torch.full((1, 2), 3e38)}, {"examples": torch.tensor([40.0])})
+    assert not server._step(Checked([replies], {}), 5)
+    assert server.state.params is PARAMS
+    assert "the step is not finite" in caplog.text
+
+
+def test_the_best_is_the_lowest_loss() -> None:
+    server = strategy(ServerState(10, PARAMS))
+    for round, loss in ((1, 3.0), (2, 1.0), (3, 2.0)):
+        server.state = ServerState(round, PARAMS, best=server.state.best)
+        server._remember_best(report(loss))
+    assert server.state.best is not None
+    assert (server.state.best.round, server.state.best.score) == (2, -1.0)
+
+
+def test_params_on_which_clients_diverge_are_no_best() -> None:
+    """Nine good clients and one that diverged do not beat ten that are a little worse."""
+    server = strategy(ServerState(1, PARAMS))
+    server._remember_best(report(1.0))
+    server.state = ServerState(2, PARAMS, best=server.state.best)
+    server._remember_best(report(0.1, missing=1))
+    assert server.state.best is not None
+    assert server.state.best.round == 1
+
+
+def test_a_best_of_another_protocol_is_forgotten() -> None:
+    """Scores after other steps, of other clients or episodes cannot be compared."""
+    held = Best(1, -0.1, 0, "100 clients, 1 episodes, 50 steps", PARAMS)
+    server = strategy(ServerState(7, PARAMS, best=held))
+    assert held.protocol != protocol(server.experiment)
+    server._remember_best(report(2.0))
+    assert server.state.best is not None
+    assert (server.state.best.round, server.state.best.score) == (7, -2.0)
+
+
+def test_rounds_go_on_from_where_the_state_is() -> None:
+    """Flower counts from 1; the cohort of a resumed round is that of the uninterrupted one."""
+    grid, arrays = CohortGrid(LocalExecutor()), pack_params(PARAMS)
+
+    def clients(behind: int, server_round: int) -> list[int]:
+        server = strategy(ServerState(behind, PARAMS))
+        (message,) = server.configure_train(server_round, arrays, ConfigRecord(), grid)
+        return unpack_work(message.content).clients
+
+    assert clients(0, 5) == clients(4, 1) == clients(2, 3)
+    assert clients(0, 5) != clients(0, 6)
+    assert len(np.unique(clients(0, 5))) == 50
