@@ -145,10 +145,10 @@ def drop_unusable(replies: Replies) -> Replies:
     )
 
 
-def summed(replies: Replies, weight: str) -> Replies:
-    """One sum of the usable deltas, each times its column ``weight`` (``one``: times 1)."""
+def summed(replies: Replies, weight_column: str) -> Replies:
+    """One sum of the usable deltas, each times its ``weight_column`` (``one``: times 1)."""
     replies = drop_unusable(replies)
-    deltas = weighted_sum(replies.deltas, column(replies, weight)) if replies.clients else {}
+    deltas = weighted_sum(replies.deltas, column(replies, weight_column)) if replies.clients else {}
     return Replies(replies.clients, deltas, replies.columns, replies.failures, summed=True)
 
 

@@ -36,7 +36,7 @@ def _train(content: RecordDict) -> RecordDict:
     _, cohort = _open(work.experiment)
     params = unpack_params(content.array_records["params"])
     replies = cohort.train(params, work.clients, work.round)
-    return pack_replies(summed(replies, work.weight) if work.weight else replies)
+    return pack_replies(summed(replies, work.weight_column) if work.weight_column else replies)
 
 
 def _evaluate(content: RecordDict) -> RecordDict:

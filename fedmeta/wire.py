@@ -18,7 +18,7 @@ class Work:
     """The resolved config, YAML."""
     round: int
     clients: list[int]
-    weight: str = ""
+    weight_column: str = ""
     """Column to weight one summed reply with; empty for one delta per client."""
 
 
@@ -44,7 +44,7 @@ def unpack_work(content: RecordDict) -> Work:
         experiment=str(record["experiment"]),
         round=int(record["round"]),  # type: ignore[arg-type]
         clients=list(record["clients"]),  # type: ignore[arg-type]
-        weight=str(record["weight"]),
+        weight_column=str(record["weight_column"]),
     )
 
 

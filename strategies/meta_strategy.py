@@ -50,10 +50,12 @@ class MetaStrategy(Strategy):
         round, cohort = self._first + server_round, self.experiment.cohort
         chosen = sample(self._train_clients, cohort.clients, self.experiment.seed, round)
         self._asked = self.roster.assign(chosen)
-        weight = self.rules.weight if cohort.replies == "sum" else ""
+        weight_column = self.rules.weight_column if cohort.replies == "sum" else ""
         return [
             Message(
-                pack_work(arrays, Work(self._yaml, round, clients, weight)), node, MessageType.TRAIN
+                pack_work(arrays, Work(self._yaml, round, clients, weight_column)),
+                node,
+                MessageType.TRAIN,
             )
             for node, clients in self._asked.items()
         ]
@@ -116,7 +118,7 @@ class MetaStrategy(Strategy):
                 round, checked.clients, needed,
             )  # fmt: skip
             return False
-        delta = self.rules.aggregate(checked.replies, self.rules.weight)
+        delta = self.rules.aggregate(checked.replies, self.rules.weight_column)
         progress = (round - 1) / self.experiment.rounds
         params, optimizer = self.rules.optimizer.step(
             self.state.params, delta, self.state.optimizer, progress

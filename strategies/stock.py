@@ -18,7 +18,7 @@ Weighting = Literal["examples", "uniform"]
 class Rules:
     """The three orthogonal pieces of a strategy."""
 
-    weight: str
+    weight_column: str
     """Column of the replies that deltas are weighted with."""
     aggregate: Callable[[Sequence[Replies], str], Params]
     optimizer: ServerOptimizer
