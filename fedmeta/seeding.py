@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Part = int | str | NDArray[np.integer]
-Address = tuple[Part, ...]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)

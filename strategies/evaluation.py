@@ -13,14 +13,12 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from fedmeta.config import Experiment
-from fedmeta.data.federation import Clients
 from fedmeta.errors import FedmetaError
 from fedmeta.evaluation import Scores
 from fedmeta.objective import score_names
 from fedmeta.params import finite, select
 from fedmeta.types import Metrics
 from fedmeta.wire import Work, pack_work, short, unpack_scores
-from strategies.roster import Roster
 
 NAMED = 20
 """Clients without scores that the log names, per evaluation."""
@@ -54,12 +52,12 @@ class Report:
 
 
 def evaluation_messages(
-    roster: Roster, params: ArrayRecord, clients: Clients, experiment: str, round: int
+    asked: Mapping[int, list[int]], params: ArrayRecord, experiment: str, round: int
 ) -> list[Message]:
-    """One message per node that hosts some of the clients."""
+    """One message per node with the clients that it is asked to score."""
     return [
         Message(pack_work(params, Work(experiment, round, hosted)), node, MessageType.EVALUATE)
-        for node, hosted in roster.assign(clients).items()
+        for node, hosted in asked.items()
     ]
 
 
@@ -112,7 +110,7 @@ def _usable(scores: Scores) -> Scores:
     if "accuracy" in scores.curves:
         accuracy = scores.curves["accuracy"]
         good &= ((accuracy >= 0) & (accuracy <= 1)).all(dim=1)
-    kept = {c: ok for c, ok in zip(scores.clients, good.tolist(), strict=True)}
+    kept = dict(zip(scores.clients, good.tolist(), strict=True))
     bad = {
         client: "its scores are NaN, infinite or out of range"
         for client, ok in kept.items()

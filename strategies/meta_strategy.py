@@ -38,7 +38,7 @@ class MetaStrategy(Strategy):
         self._yaml = experiment.to_yaml()
         self._first = state.round
         self._train_clients = roster.clients("train")
-        self._val_clients = roster.clients("val")[: experiment.evaluation.clients]
+        self._val_asked = roster.assign(roster.clients("val")[: experiment.evaluation.clients])
         self._asked: dict[int, list[int]] = {}
         self._began = time.monotonic()
 
@@ -86,7 +86,7 @@ class MetaStrategy(Strategy):
         if not self._due(server_round):
             return []
         round = self._first + server_round
-        return evaluation_messages(self.roster, arrays, self._val_clients, self._yaml, round)
+        return evaluation_messages(self._val_asked, arrays, self._yaml, round)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -94,7 +94,7 @@ class MetaStrategy(Strategy):
         """Keep the report, and the params if no earlier ones did better."""
         if not self._due(server_round):
             return None
-        report = collect(replies, self.roster.assign(self._val_clients), self.experiment)
+        report = collect(replies, self._val_asked, self.experiment)
         if report.scores.clients:
             self.report = report
             self._remember_best(report)

@@ -82,10 +82,10 @@ def evaluate(
     clients = roster.clients(split)
     if split == "val":
         clients = clients[: experiment.evaluation.clients]
-    packed: ArrayRecord = pack_params(params)
-    messages = evaluation_messages(roster, packed, clients, experiment.to_yaml(), round)
+    asked = roster.assign(clients)
+    messages = evaluation_messages(asked, pack_params(params), experiment.to_yaml(), round)
     replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
-    report = collect(replies, roster.assign(clients), experiment)
+    report = collect(replies, asked, experiment)
     if not report.scores.clients:
         reason = next(iter(report.scores.failures.values()), "there are none")
         raise FedmetaError(f"no {split} client could be scored: {reason}")

@@ -14,7 +14,6 @@ class Console:
     """Rounds, clients per second, the time left, and the last evaluation."""
 
     def __init__(self, console: RichConsole) -> None:
-        self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

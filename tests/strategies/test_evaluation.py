@@ -168,7 +168,7 @@ def test_a_row_has_before_after_and_the_curve_between(reply: Reply, regression: 
 
 def test_every_node_is_asked_for_the_clients_it_hosts() -> None:
     roster = Roster({node: (NOBODY, range(c, c + 2), NOBODY) for node, c in {2: 0, 3: 2}.items()})
-    messages = evaluation_messages(roster, ArrayRecord(), np.array([0, 1, 3]), "name: x", 4)
+    messages = evaluation_messages(roster.assign(np.array([0, 1, 3])), ArrayRecord(), "name: x", 4)
     asked = {m.metadata.dst_node_id: unpack_work(m.content) for m in messages}
     assert asked == {2: Work("name: x", 4, [0, 1]), 3: Work("name: x", 4, [3])}
     assert {m.metadata.message_type for m in messages} == {"evaluate"}
