@@ -19,8 +19,10 @@ from statistics import median
 import torch
 
 from fedmeta.config import load
+from fedmeta.learners import Learner
+from fedmeta.objective import Objective
 from fedmeta.tracking.recorder import Row, Run
-from fedmeta.types import Batch, Episode, Loss, Params, Update
+from fedmeta.types import Batch, Episode, Params, Update
 from simulations.run import run
 from strategies.stock import STRATEGIES
 
@@ -30,18 +32,18 @@ SMALL_EVALUATION = ("evaluation.clients=2", "evaluation.steps=0", "data.clients.
 
 
 @dataclass(frozen=True)
-class Identity:
+class Identity(Learner):
     """Learns nothing: its delta is zero. What is left of a round is the framework."""
 
-    draws: int = 1
-
     def trajectory(
-        self, loss: Loss, params: Params, support: Batch, steps: int
+        self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """The params, unchanged."""
         return repeat(params, steps + 1)
 
-    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
         """Zeros, and a metric that costs nothing."""
         zero = {name: torch.zeros_like(value) for name, value in params.items()}
         return Update(zero, {"loss": torch.zeros(())})

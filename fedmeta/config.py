@@ -23,6 +23,7 @@ from fedmeta.settings import (
     CohortSettings,
     EngineSettings,
     EvaluationSettings,
+    PublishedSettings,
     TrackingSettings,
 )
 
@@ -46,6 +47,7 @@ class Experiment:
     engine: EngineSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings
+    published: PublishedSettings
     sections: dict[str, Any]
 
     def to_yaml(self) -> str:
@@ -103,6 +105,7 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     plain: Table = {
         "cohort": CohortSettings, "engine": EngineSettings,
         "evaluation": EvaluationSettings, "tracking": TrackingSettings,
+        "published": PublishedSettings,
     }  # fmt: skip
     _known(sections, ["name", "seed", "rounds", *named, *plain], "")
     head = _fill(_Head, {k: v for k, v in sections.items() if k in _HEAD_KEYS}, "")

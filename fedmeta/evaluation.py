@@ -20,12 +20,21 @@ class Scores:
 
 
 def curve(
-    learner: Learner, objective: Objective, params: Params, episodes: Episode, steps: int
+    learner: Learner,
+    objective: Objective,
+    params: Params,
+    episodes: Episode,
+    steps: int,
+    transductive: bool = True,
 ) -> Metrics:
-    """One client's query scores after 0, 1, ..., ``steps`` inner steps on the support, ``[steps + 1]``."""
+    """One client's query scores after 0, 1, ..., ``steps`` inner steps on the support, ``[steps + 1]``.
+
+    Not ``transductive``: a query example is seen with the support alone, so batch norm learns nothing
+    from the other queries (Nichol et al. 2018, section 6.1).
+    """
     draws = [
         [
-            objective.scores(adapted, episode.query)
+            objective.scores(adapted, episode.query, None if transductive else episode.support.x)
             for adapted in learner.trajectory(objective, params, episode.support, steps)
         ]
         for episode in (episodes.draw(index) for index in range(len(episodes.support.y)))

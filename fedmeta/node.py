@@ -4,11 +4,13 @@ The same three functions serve a local process, a Ray worker, Flower's simulatio
 """
 
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
 from fedmeta import __version__
+from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort, summed
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
@@ -16,9 +18,14 @@ from fedmeta.errors import ConfigError
 from fedmeta.wire import pack_replies, pack_scores, unpack_params, unpack_work
 
 
-def answer(message_type: str, content: RecordDict) -> RecordDict:
-    """The reply to a ``query``, ``train`` or ``evaluate`` message."""
-    return {"query": _query, "train": _train, "evaluate": _evaluate}[message_type](content)
+def answer(message_type: str, content: RecordDict, states: Path) -> RecordDict:
+    """The reply to a ``query``, ``train`` or ``evaluate`` message.
+
+    ``states`` is the node's folder for what its clients keep to themselves.
+    """
+    if message_type == "train":
+        return _train(content, states)
+    return {"query": _query, "evaluate": _evaluate}[message_type](content)
 
 
 def _query(content: RecordDict) -> RecordDict:
@@ -31,11 +38,12 @@ def _query(content: RecordDict) -> RecordDict:
     return RecordDict({"node": node})
 
 
-def _train(content: RecordDict) -> RecordDict:
+def _train(content: RecordDict, states: Path) -> RecordDict:
     work = unpack_work(content)
     _, cohort = _open(work.experiment)
     params = unpack_params(content.array_records["params"])
-    replies = cohort.train(params, work.clients, work.round)
+    kept = ClientStates.of(states, work.run)
+    replies = cohort.train(params, work.clients, work.round, kept)
     return pack_replies(summed(replies, work.weight_column) if work.weight_column else replies)
 
 

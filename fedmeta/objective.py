@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedmeta.adapters import merged
 from fedmeta.types import Batch, Metrics, Params
 
 Kind = Literal["cross_entropy", "mean_squared_error"]
@@ -27,16 +28,25 @@ class Objective:
 
     def predict(self, params: Params, x: Tensor) -> Tensor:
         """Logits ``[examples, classes]`` or values ``[examples, outputs]``."""
-        output: Tensor = functional_call(self.module, params, (x,))
+        output: Tensor = functional_call(self.module, merged(params), (x,))
         return output
 
     def __call__(self, params: Params, batch: Batch) -> Tensor:
         """Mean loss over the batch, a scalar."""
         return self._loss(self.predict(params, batch.x), batch.y)
 
-    def scores(self, params: Params, batch: Batch) -> Metrics:
-        """Mean loss and, for classification, accuracy in [0, 1]."""
-        output = self.predict(params, batch.x)
+    def scores(self, params: Params, batch: Batch, beside: Tensor | None = None) -> Metrics:
+        """Mean loss and, for classification, accuracy in [0, 1].
+
+        With ``beside``, inputs ``[examples, ...]``, each example is predicted in a batch of these and
+        itself.
+        """
+        if beside is None:
+            output = self.predict(params, batch.x)
+        else:
+            output = torch.vmap(lambda x: self.predict(params, torch.cat([beside, x[None]]))[-1])(
+                batch.x
+            )
         scores = {"loss": self._loss(output, batch.y)}
         if self.kind == "cross_entropy":
             hits = output.argmax(dim=-1) == batch.y

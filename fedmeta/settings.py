@@ -85,6 +85,8 @@ class EvaluationSettings:
     """Validation clients, the first of the split. All test clients are scored, once, at the end."""
     episodes: int = 1
     """Episodes per client, averaged."""
+    transductive: bool = True
+    """Whether batch norm sees the queries of an episode together; else each with the support alone."""
     select: Literal["best", "last"] = "best"
     """Params that the test clients see: best on the validation clients, or the last."""
 
@@ -112,6 +114,19 @@ class TrackingSettings:
 
     wandb: WandbSettings = field(default_factory=WandbSettings)
     tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class PublishedSettings:
+    """The result that a config follows, to stand beside its own."""
+
+    source: str | None = None
+    """Paper and table."""
+    accuracy: float | None = None
+    """Percent."""
+    ci95: float | None = None
+    rounds: int | None = None
+    """Server steps of the paper."""
 
 
 def _at_least(key: str, value: int, least: int) -> None:

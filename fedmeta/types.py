@@ -46,3 +46,5 @@ class Update(NamedTuple):
 
     delta: Params
     metrics: Metrics
+    state: Params = {}  # noqa: RUF012 (never written to)
+    """The client's private params after the round, for learners that keep them."""

@@ -20,6 +20,8 @@ class Work:
     clients: list[int]
     weight_column: str = ""
     """Column to weight one summed reply with; empty for one delta per client."""
+    run: str = ""
+    """In training: what clients keep their state under, the same when a run is resumed."""
 
 
 def pack_params(params: Params) -> ArrayRecord:
@@ -45,6 +47,7 @@ def unpack_work(content: RecordDict) -> Work:
         round=int(record["round"]),  # type: ignore[arg-type]
         clients=list(record["clients"]),  # type: ignore[arg-type]
         weight_column=str(record["weight_column"]),
+        run=str(record["run"]),
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedmeta.cohort import objective
 from fedmeta.data.sinusoid import Sinusoid
+from fedmeta.initial import first_params, objective
 from fedmeta.tracking.plots import BLUE, GREY, ORANGE
 from fedmeta.tracking.recorder import Row, Run
 from fedmeta.types import Params
@@ -32,9 +32,10 @@ class SinusoidPicture:
             return
         from matplotlib.figure import Figure
 
-        _, params = selected(
-            load_state(self._run.folder, self._run.experiment), self._run.experiment
-        )
+        experiment = self._run.experiment
+        _, chosen = selected(load_state(self._run.folder, experiment), experiment)
+        _, private = first_params(experiment)
+        params = private | chosen
         count = min(CLIENTS, summary["test"]["clients"])
         figure = Figure(figsize=(3.2 * count, 3.4), dpi=120, layout="constrained")
         for client, axes in enumerate(figure.subplots(1, count, sharey=True, squeeze=False)[0]):
@@ -52,8 +53,10 @@ class SinusoidPicture:
         client = np.array([federation.clients("test")[index]])
         support = federation.draw(client, 1, experiment.seed, "evaluate").draw(0).draw(0).support
         grid = torch.linspace(-5, 5, 200, dtype=dtype)[:, None]
-        amplitude, phase = (float(part[0]) for part in federation.wave(client))
-        axes.plot(grid, amplitude * torch.sin(grid - phase), color="black", label="true curve")
+        amplitude, phase, frequency = (float(part[0]) for part in federation.wave(client))
+        axes.plot(
+            grid, amplitude * torch.sin(frequency * grid - phase), color="black", label="true curve"
+        )
         judge, most = objective(experiment), experiment.evaluation.steps
         path = experiment.learner.trajectory(judge, params, support, most)
         styles = {

@@ -14,7 +14,7 @@ from simulations.pictures import SinusoidPicture
 from strategies.opening import open_old
 from strategies.roster import take_roster
 from strategies.server import TIMEOUT, Federated, evaluate, federate
-from strategies.state import CHECKPOINT, load_state, selected
+from strategies.state import CHECKPOINT, STATES, load_state, selected
 
 
 def run(
@@ -24,7 +24,7 @@ def run(
     pictures = [SinusoidPicture()] if experiment.sections["data"]["name"] == "sinusoid" else []
     with taken_back(folder, folder / CHECKPOINT):
         recorders = Recorders([*watchers, *build_recorders(experiment.tracking, *pictures)])
-        with closing(build_executor(experiment.engine)) as executor:
+        with closing(build_executor(experiment.engine, folder / STATES)) as executor:
             return federate(experiment, CohortGrid(executor), folder, recorders, resume)
 
 
@@ -32,7 +32,7 @@ def evaluate_again(folder: Path, overrides: Sequence[str]) -> Row:
     """Score the test clients of a run with its selected params; writes ``evaluation.json``."""
     experiment, _ = open_old(folder, None, overrides)
     round, params = selected(load_state(folder, experiment), experiment)
-    with closing(build_executor(experiment.engine)) as executor:
+    with closing(build_executor(experiment.engine, folder / STATES)) as executor:
         grid = CohortGrid(executor)
         roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
         report = evaluate(experiment, grid, roster, params, "test", round)

@@ -53,7 +53,7 @@ class MetaStrategy(Strategy):
         weight_column = self.rules.weight_column if cohort.replies == "sum" else ""
         return [
             Message(
-                pack_work(arrays, Work(self._yaml, round, clients, weight_column)),
+                pack_work(arrays, Work(self._yaml, round, clients, weight_column, self.state.run)),
                 node,
                 MessageType.TRAIN,
             )
@@ -73,7 +73,10 @@ class MetaStrategy(Strategy):
         seconds = time.monotonic() - self._began
         tally = _count(self.state.tally, checked, idle=not stepped, seconds=seconds)
         self.state = replace(self.state, round=round, tally=tally)
-        self.train_row = _means(checked) | {
+        means = _means(checked)
+        if remark := self.experiment.learner.remark(means):
+            _log.warning("round %d: %s", round, remark)
+        self.train_row = means | {
             "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds
         }  # fmt: skip
         return pack_params(self.state.params) if stepped else None, None

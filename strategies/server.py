@@ -5,19 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fedmeta.checkpoint import write_atomically
-from fedmeta.cohort import objective
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Split
 from fedmeta.errors import ConfigError, FedmetaError
-from fedmeta.objective import initial_params
+from fedmeta.initial import first_params
 from fedmeta.run_folder import write_json, write_lines
-from fedmeta.seeding import bits
 from fedmeta.tracking.recorder import Recorders, Row, Run
 from fedmeta.types import Params
 from fedmeta.wire import pack_params
@@ -47,7 +46,7 @@ def federate(
     torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
     roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
     _check_counts(experiment, roster)
-    state = load_state(folder, experiment) if resume else ServerState(0, first_params(experiment))
+    state = load_state(folder, experiment) if resume else first_state(experiment)
     strategy = MetaStrategy(experiment, roster, state)
     write_atomically(folder / CONFIG, experiment.to_yaml().encode())
     recorders.start(Run(experiment, folder, state.round))
@@ -69,10 +68,10 @@ def federate(
     return Federated(params, summary)
 
 
-def first_params(experiment: Experiment) -> Params:
-    """The initialisation that every run of this seed begins with."""
-    seed = int(bits(experiment.seed, "init")) % 2**63
-    return initial_params(objective(experiment).module, seed, experiment.engine.torch_dtype)
+def first_state(experiment: Experiment) -> ServerState:
+    """Before the first round."""
+    params, _ = first_params(experiment)
+    return ServerState(0, params, run=uuid4().hex)
 
 
 def evaluate(

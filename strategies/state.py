@@ -15,7 +15,7 @@ from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
 from strategies.optimizers import State
 
-CONFIG, CHECKPOINT = "config.yaml", "checkpoint/state.safetensors"
+CONFIG, CHECKPOINT, STATES = "config.yaml", "checkpoint/state.safetensors", "clients"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class ServerState:
     optimizer: State = field(default_factory=dict)
     best: Best | None = None
     tally: Tally = field(default_factory=Tally)
+    run: str = ""
+    """What clients keep their own state under, hexadecimal."""
 
 
 def selected(state: ServerState, experiment: Experiment) -> tuple[int, Params]:
@@ -94,6 +96,7 @@ def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None
         "round": state.round,
         "best": best,
         "tally": asdict(state.tally),
+        "run": state.run,
         "fingerprint": fingerprint(experiment),
     }
     write_checkpoint(folder / CHECKPOINT, tensors, header)
@@ -113,7 +116,12 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
         optimizer[name][key] = value
     best = header["best"] and Best(**header["best"], params=_group(tensors, "best/"))
     return ServerState(
-        header["round"], _group(tensors, "params/"), dict(optimizer), best, Tally(**header["tally"])
+        header["round"],
+        _group(tensors, "params/"),
+        dict(optimizer),
+        best,
+        Tally(**header["tally"]),
+        header["run"],
     )
 
 

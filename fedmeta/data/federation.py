@@ -14,6 +14,9 @@ from fedmeta.types import Episode
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Purpose = Literal["train", "evaluate"]
+PURPOSES: tuple[tuple[str, Purpose], ...] = (("data", "train"), ("data.evaluation", "evaluate"))
+"""What episodes are drawn for, each with the section of a config that says how large they are."""
 Clients = NDArray[np.int64]
 MOST_CLIENTS = 100_000_000
 """Registered clients of a split. The server keeps an id of each, 8 bytes."""
@@ -35,6 +38,21 @@ class ClientCounts:
                 )
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What episodes of evaluation have in other numbers than those of training."""
+
+    shots: int | None = None
+    queries: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassChanges(Changes):
+    """The same for classification."""
+
+    ways: int | None = None
+
+
 class Federation(Protocol):
     """Lazy: a registered client costs nothing until it is sampled. Client ids are stable integers."""
 
@@ -44,11 +62,20 @@ class Federation(Protocol):
     def examples(self, clients: Clients) -> Clients:
         """The size of each client's shard, ``[clients]``."""
 
-    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+    def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
+        """How many examples an episode of each client has, ``[clients]``.
+
+        Only clients of one length can be drawn together.
+        """
+
+    def draw(
+        self, clients: Clients, draws: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Episode:
         """``draws`` episodes of each client, ``[clients, draws, examples, ...]``.
 
-        A pure function of the address (such as ``(seed, "train", round)``) and the client: what a
-        client draws does not depend on who else is drawn. Raises DataError where a shard is too small.
+        A pure function of seed, purpose, the rest of the address (such as the round) and the client:
+        what a client draws does not depend on who else is drawn. Raises DataError where a shard is too
+        small.
         """
 
 

@@ -1,13 +1,21 @@
 """Omniglot: 1623 handwritten characters of 50 alphabets, 20 drawings of each (Lake et al. 2015)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedmeta.data.federation import ClientCounts, Clients, Split, consecutive
+from fedmeta.data.federation import (
+    PURPOSES,
+    ClassChanges,
+    ClientCounts,
+    Clients,
+    Purpose,
+    Split,
+    consecutive,
+)
 from fedmeta.data.omniglot_files import DRAWINGS, SIZE, Characters, read_characters
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.objective import Kind
@@ -49,19 +57,46 @@ class Omniglot:
     """Characters in a shard of ``pooled``."""
     clients: ClientCounts | None = None
     """Registered clients of ``pooled``; ``alphabet`` has its 25, 5 and 20."""
+    labels: Literal["episode", "client"] = "episode"
+    """``episode``: classes are numbered anew in every draw. ``client``: a client's class keeps its
+    number, as private heads need it; a shard then has exactly ``ways`` characters."""
+    evaluation: ClassChanges = field(default_factory=ClassChanges)
+    """Where episodes of evaluation have other numbers of classes or drawings."""
     root: str | None = None
     """Folder of local copies of the two zip files; else FEDMETA_DATA, else they are downloaded."""
 
     def __post_init__(self) -> None:
-        if self.ways < 2:
-            raise ConfigError(f"data.ways must be 2 or more, got {self.ways!r}")
-        for name in ("shots", "queries", "characters"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"data.{name} must be 1 or more, got {value!r}")
+        for where, purpose in PURPOSES:
+            ways, shots, queries = self.shape(purpose)
+            if ways < 2:
+                raise ConfigError(f"{where}.ways must be 2 or more, got {ways!r}")
+            if ways > self.ways:
+                raise ConfigError(
+                    f"{where}.ways must be at most data.ways {self.ways}, got {ways!r}"
+                )
+            for name, value in (("shots", shots), ("queries", queries)):
+                if value < 1:
+                    raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
+        if self.characters < 1:
+            raise ConfigError(f"data.characters must be 1 or more, got {self.characters!r}")
+        if self.labels == "client" and (self.federation, self.characters) != ("pooled", self.ways):
+            raise ConfigError(
+                "data.labels: client needs the pooled federation with as many characters as ways, "
+                f"got {self.federation} with {self.characters} and {self.ways}"
+            )
         if self.federation == "pooled" and self.clients is None:
             raise ConfigError("data.clients must be set for the pooled federation, got nothing")
         if self.federation == "alphabet" and self.clients is not None:
             raise ConfigError("data.clients must not be set for the alphabet federation: it has 50")
+
+    def shape(self, purpose: Purpose) -> tuple[int, int, int]:
+        """Ways, shots and queries of an episode."""
+        changes = self.evaluation if purpose == "evaluate" else ClassChanges()
+        return (
+            self.ways if changes.ways is None else changes.ways,
+            self.shots if changes.shots is None else changes.shots,
+            self.queries if changes.queries is None else changes.queries,
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -123,18 +158,25 @@ class OmniglotFederation:
         picks = choose(classes, self.dataset.characters, self._seed, "shard", client)
         return pool[picks // self._turns] * ROTATIONS + picks % self._turns
 
-    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+    def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
+        """Drawings in an episode."""
+        ways, shots, queries = self.dataset.shape(purpose)
+        return np.full(len(clients), ways * (shots + queries))
+
+    def draw(
+        self, clients: Clients, draws: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Episode:
         """Images ``[clients, draws, examples, 1, 28, 28]``, labels ``[clients, draws, examples]``.
 
         Examples come class by class in turn, so that every run of N has each class once.
         """
-        shots, total = self.dataset.shots, self.dataset.shots + self.dataset.queries
-        classes = np.stack([self._draw_classes(int(c), draws, *address) for c in clients])
-        slots = np.arange(self.dataset.ways)
-        where = (clients[:, None, None], np.arange(draws)[:, None], slots)
-        drawings = choose(DRAWINGS, total, *address, "drawings", *where)
+        ways, shots, queries = self.dataset.shape(purpose)
+        total, where = shots + queries, (seed, purpose, *address)
+        classes = np.stack([self._draw_classes(int(c), draws, ways, *where) for c in clients])
+        slots = (clients[:, None, None], np.arange(draws)[:, None], np.arange(ways))
+        drawings = choose(DRAWINGS, total, *where, "drawings", *slots)
         images = self._gather(classes[..., None, :], np.moveaxis(drawings, -1, -2))
-        labels = torch.arange(self.dataset.ways, device=images.device)
+        labels = torch.arange(ways, device=images.device)
         labels = labels.expand(len(clients), draws, total, -1)
         return Episode(
             *(
@@ -143,9 +185,11 @@ class OmniglotFederation:
             )
         )
 
-    def _draw_classes(self, client: int, draws: int, *address: Part) -> Clients:
+    def _draw_classes(self, client: int, draws: int, ways: int, *address: Part) -> Clients:
         shard = self.shard(client)
-        picks = choose(len(shard), self.dataset.ways, *address, "classes", client, np.arange(draws))
+        if self.dataset.labels == "client" and ways == len(shard):
+            return np.broadcast_to(shard, (draws, ways))
+        picks = choose(len(shard), ways, *address, "classes", client, np.arange(draws))
         return shard[picks]
 
     def _gather(self, classes: Clients, drawings: Clients) -> Tensor:
@@ -165,12 +209,14 @@ class OmniglotFederation:
                     f"data.characters must be at most the {smallest} classes of the smallest split, "
                     f"got {self.dataset.characters}"
                 )
-        need, each = self.dataset.ways, self.dataset.shots + self.dataset.queries
-        if each > DRAWINGS:
-            raise DataError(
-                f"data.queries: client 0 holds {DRAWINGS} drawings of each character, an episode "
-                f"needs {self.dataset.shots} (shots) + {self.dataset.queries} (queries) = {each}"
-            )
+        need = self.dataset.ways
+        for where, purpose in PURPOSES:
+            _, shots, queries = self.dataset.shape(purpose)
+            if shots + queries > DRAWINGS:
+                raise DataError(
+                    f"{where}.queries: client 0 holds {DRAWINGS} drawings of each character, an "
+                    f"episode needs {shots} (shots) + {queries} (queries) = {shots + queries}"
+                )
         every = self._ids["test"].stop if self.dataset.federation == "alphabet" else 1
         for client in range(every):
             if (held := len(self.shard(client))) < need:

@@ -1,13 +1,21 @@
 """Sinusoid regression: every client is a sine of its own, and holds a few points of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmeta.data.federation import ClientCounts, Clients, Split, consecutive
+from fedmeta.data.federation import (
+    PURPOSES,
+    Changes,
+    ClientCounts,
+    Clients,
+    Purpose,
+    Split,
+    consecutive,
+)
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.objective import Kind
 from fedmeta.seeding import Part, choose, uniform
@@ -18,7 +26,7 @@ from fedmeta.types import Batch, Episode
 class Sinusoid:
     """Regression of sines of unknown amplitude and phase (Finn et al. 2017, section 5.1).
 
-    ``y = A sin(x - p)`` with A in [0.1, 5], p in [0, pi], x in [-5, 5], all uniform.
+    ``y = A sin(f x - p)`` with A in [0.1, 5], p in [0, pi], x in [-5, 5], all uniform, and f = 1.
 
     Before adaptation no model can have a mean squared error below 3.0 on new clients: the best
     function that does not know the client is ``-(5.1/pi) cos x``.
@@ -26,21 +34,46 @@ class Sinusoid:
 
     shots: int
     """Support examples per episode."""
-    queries: int
-    """Query examples per episode."""
+    queries: int | None
+    """Query examples per episode; null: the rest of the shard."""
     clients: ClientCounts
     examples: int
-    """Points in each client's shard."""
+    """Points in each client's shard; with ``least_examples`` the most."""
+    least_examples: int | None = None
+    """Where given, shards are of unequal size, uniform from this to ``examples``."""
+    frequencies: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    """Range of the angular frequency; Li et al. 2017 draw it too."""
+    evaluation: Changes = field(default_factory=Changes)
+    """Where episodes of evaluation have other numbers of examples."""
 
     def __post_init__(self) -> None:
-        for name in ("shots", "queries"):
-            if (value := getattr(self, name)) < 1:
-                raise ConfigError(f"data.{name} must be 1 or more, got {value!r}")
-        if self.shots + self.queries > self.examples:
-            raise DataError(
-                f"data.examples: client 0 holds {self.examples} examples, an episode needs "
-                f"{self.shots} (shots) + {self.queries} (queries) = {self.shots + self.queries}"
+        if len(self.frequencies) != 2 or not 0 < self.frequencies[0] <= self.frequencies[1] < 1e9:
+            raise ConfigError(
+                f"data.frequencies must be [lowest, highest] above 0, got {self.frequencies!r}"
             )
+        least = self.examples if self.least_examples is None else self.least_examples
+        if least > self.examples:
+            raise ConfigError(
+                f"data.least_examples must be at most the {self.examples} examples, got {least!r}"
+            )
+        for where, purpose in PURPOSES:
+            shots, queries = self.split(purpose)
+            for name, value in (("shots", shots), ("queries", queries)):
+                if value is not None and value < 1:
+                    raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
+            if shots + (queries or 1) > least:
+                raise DataError(
+                    f"data.examples: client 0 holds {least} examples, an episode needs "
+                    f"{shots} (shots) + {queries or 1} (queries) = {shots + (queries or 1)}"
+                )
+
+    def split(self, purpose: Purpose) -> tuple[int, int | None]:
+        """Support and query examples of an episode; None: the rest of the shard."""
+        changes = self.evaluation if purpose == "evaluate" else Changes()
+        return (
+            self.shots if changes.shots is None else changes.shots,
+            self.queries if changes.queries is None else changes.queries,
+        )
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -76,26 +109,53 @@ class SinusoidFederation:
         return consecutive(self.dataset.clients)[split]
 
     def examples(self, clients: Clients) -> Clients:
-        """Every shard has ``data.examples`` points."""
-        return np.full(len(clients), self.dataset.examples)
+        """Points in each shard."""
+        most, least = self.dataset.examples, self.dataset.least_examples
+        if least is None:
+            return np.full(len(clients), most)
+        spread = uniform(self.seed, "sinusoid examples", clients)
+        return least + np.floor(spread * (most - least + 1)).astype(np.int64)
 
-    def wave(self, clients: Clients) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Amplitude and phase of each client, ``[clients]`` each."""
+    def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
+        """Examples of an episode: all of the shard where the query takes the rest of it."""
+        shots, queries = self.dataset.split(purpose)
+        return self.examples(clients) if queries is None else np.full(len(clients), shots + queries)
+
+    def wave(
+        self, clients: Clients
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Amplitude, phase and frequency of each client, ``[clients]`` each."""
         amplitude = 0.1 + 4.9 * uniform(self.seed, "sinusoid amplitude", clients)
-        return amplitude, np.pi * uniform(self.seed, "sinusoid phase", clients)
+        low, high = self.dataset.frequencies
+        frequency = low + (high - low) * uniform(self.seed, "sinusoid frequency", clients)
+        return amplitude, np.pi * uniform(self.seed, "sinusoid phase", clients), frequency
 
-    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+    def draw(
+        self, clients: Clients, draws: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Episode:
         """Support and query points, inputs and targets ``[clients, draws, examples, 1]``."""
         which = clients[:, None]
-        shots, total = self.dataset.shots, self.dataset.shots + self.dataset.queries
-        points = choose(self.dataset.examples, total, *address, which, np.arange(draws))
+        shots, _ = self.dataset.split(purpose)
+        (total,) = set(self.lengths(clients, purpose).tolist())
+        points = self._points(clients, draws, total, seed, purpose, *address)
         x = -5 + 10 * uniform(self.seed, "sinusoid point", which[..., None], points)
-        amplitude, phase = (part[:, None, None] for part in self.wave(clients))
-        y = amplitude * np.sin(x - phase)
+        amplitude, phase, frequency = (part[:, None, None] for part in self.wave(clients))
+        y = amplitude * np.sin(frequency * x - phase)
         x_t, y_t = self._tensor(x), self._tensor(y)
         return Episode(
             Batch(x_t[:, :, :shots], y_t[:, :, :shots]), Batch(x_t[:, :, shots:], y_t[:, :, shots:])
         )
+
+    def _points(self, clients: Clients, draws: int, total: int, *address: Part) -> Clients:
+        """Which of its points each client draws, ``[clients, draws, total]``."""
+        held, where = self.examples(clients), np.arange(draws)
+        if self.dataset.least_examples is None:
+            return choose(self.dataset.examples, total, *address, clients[:, None], where)
+        each = [
+            choose(int(n), total, *address, client, where)
+            for client, n in zip(clients, held, strict=True)
+        ]
+        return np.stack(each)
 
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.as_tensor(values[..., None]).to(self.device, self.dtype)

@@ -2,21 +2,24 @@
 
 from typing import Protocol
 
-from fedmeta.engines.loop import ClientFunction, Loop, Result
+from fedmeta.engines.loop import ClientFunction, Each, Loop, Result
 from fedmeta.engines.vmap import Vmap
 from fedmeta.settings import EngineSettings
-from fedmeta.types import Episode, Params
+from fedmeta.types import Params
 
 
 class Engine(Protocol):
-    """Maps a pure client function over a block of clients."""
+    """Maps a pure client function over a block of clients.
+
+    ``each`` is any nest of tensors ``[clients, ...]``: the episodes, and what else differs.
+    """
 
     @classmethod
     def of(cls, settings: EngineSettings) -> "Engine":
         """The engine with these settings."""
 
-    def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
-        """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""
+    def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
+        """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
 
 
 ENGINES: dict[str, type[Engine]] = {"loop": Loop, "vmap": Vmap}

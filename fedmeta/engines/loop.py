@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from fedmeta.settings import EngineSettings
-from fedmeta.types import Episode, Params
+from fedmeta.types import Params
 
+Each = TypeVar("Each")
 Result = TypeVar("Result")
-ClientFunction = Callable[[Params, Episode], Result]
+ClientFunction = Callable[[Params, Each], Result]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,9 @@ class Loop:
         """Nothing to set."""
         return cls()
 
-    def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
-        """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""
-        results = [function(params, episodes.draw(c)) for c in range(len(episodes.support.y))]
+    def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
+        """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
+        clients = range(len(tree_leaves(each)[0]))
+        results = [function(params, tree_map(lambda leaf, c=c: leaf[c], each)) for c in clients]
         stacked: Result = tree_map(lambda *leaves: torch.stack(leaves), *results)
         return stacked

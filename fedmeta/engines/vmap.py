@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fedmeta.engines.loop import ClientFunction, Result
+from fedmeta.engines.loop import ClientFunction, Each, Result
 from fedmeta.settings import EngineSettings
-from fedmeta.types import Episode, Params
+from fedmeta.types import Params
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Vmap:
         """``engine.chunk``."""
         return cls(settings.chunk)
 
-    def map(self, function: ClientFunction[Result], params: Params, episodes: Episode) -> Result:
-        """``function(params, episodes[client])`` of every client, stacked ``[clients, ...]``."""
+    def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
+        """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
         lifted = torch.vmap(function, in_dims=(None, 0), chunk_size=self.chunk)
-        result: Result = lifted(params, episodes)
+        result: Result = lifted(params, each)
         return result

@@ -1,28 +1,36 @@
-"""Learners: what a client does with its episodes. One file each."""
+"""Learners: what a client does with its episodes. One idea per file."""
 
-from collections.abc import Iterator
-from typing import Protocol
-
-from fedmeta.learners.maml import Maml
+from fedmeta.learners.base import Learner
+from fedmeta.learners.ditto import Ditto
+from fedmeta.learners.heads import FedBabu, FedPer, FedRep
+from fedmeta.learners.imaml import Imaml
+from fedmeta.learners.maml import Anil, Boil, Fomaml, Maml, MamlPlusPlus, MetaSgd
+from fedmeta.learners.per_fedavg import PerFedAvg
+from fedmeta.learners.protonet import ProtoNet
+from fedmeta.learners.proximal import MinibatchProx, PFedMe
 from fedmeta.learners.reptile import Reptile
-from fedmeta.learners.sgd import LocalSgd
-from fedmeta.types import Batch, Episode, Loss, Params, Update
+from fedmeta.learners.sgd import FedProx, LocalOnly, LocalSgd
 
+__all__ = ["LEARNERS", "Learner"]
 
-class Learner(Protocol):
-    """A frozen dataclass of settings with pure methods; everything here also runs under ``torch.vmap``."""
-
-    @property
-    def draws(self) -> int:
-        """Episodes that one update consumes."""
-
-    def trajectory(
-        self, loss: Loss, params: Params, support: Batch, steps: int
-    ) -> Iterator[Params]:
-        """Adaptation: the params after 0, 1, ..., ``steps`` inner steps on the support."""
-
-    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
-        """One client's round; ``episodes`` has ``draws`` in its leading dimension."""
-
-
-LEARNERS: dict[str, type[Learner]] = {"maml": Maml, "reptile": Reptile, "sgd": LocalSgd}
+LEARNERS: dict[str, type[Learner]] = {
+    "anil": Anil,
+    "boil": Boil,
+    "ditto": Ditto,
+    "fedbabu": FedBabu,
+    "fedper": FedPer,
+    "fedprox": FedProx,
+    "fedrep": FedRep,
+    "fomaml": Fomaml,
+    "imaml": Imaml,
+    "local_only": LocalOnly,
+    "maml": Maml,
+    "maml_plus_plus": MamlPlusPlus,
+    "meta_sgd": MetaSgd,
+    "minibatch_prox": MinibatchProx,
+    "per_fedavg": PerFedAvg,
+    "pfedme": PFedMe,
+    "protonet": ProtoNet,
+    "reptile": Reptile,
+    "sgd": LocalSgd,
+}

@@ -84,11 +84,38 @@ def descend(
     state = optimizer.init(params)
     yield params
     for batch in batches:
-        grads = grad(loss)(params, batch)
-        if order == 1:
-            grads = {name: g.detach() for name, g in grads.items()}
-        params, state = optimizer.step(params, grads, state)
+        params, state = take_step(loss, params, batch, optimizer, state, order)
         yield params
+
+
+def take_step(
+    loss: Loss,
+    params: Params,
+    batch: Batch,
+    optimizer: InnerOptimizer,
+    state: Any,
+    order: Literal[1, 2] = 2,
+) -> tuple[Params, Any]:
+    """The params and the optimiser's state after one step on the batch."""
+    grads = grad(loss)(params, batch)
+    if order == 1:
+        grads = {name: g.detach() for name, g in grads.items()}
+    return optimizer.step(params, grads, state)
+
+
+def beside(fixed: Params, loss: Loss) -> Loss:
+    """The loss as a function of some params, with the others held where they are."""
+    return lambda params, batch: loss(fixed | params, batch)
+
+
+def proximal(loss: Loss, anchor: Params, strength: float) -> Loss:
+    """``loss(w) + strength / 2 |w - anchor|^2``."""
+
+    def penalised(params: Params, batch: Batch) -> Tensor:
+        distances = [((w - anchor[name]) ** 2).sum() for name, w in params.items()]
+        return loss(params, batch) + strength / 2 * torch.stack(distances).sum()
+
+    return penalised
 
 
 def last(steps: Iterable[Params]) -> Params:
@@ -138,8 +165,18 @@ def local_steps(
             for name, w in params.items()
         }
         metrics += [m for _, m in found]
-    delta = {name: start[name] - w for name, w in params.items()}
-    return Update(delta, {name: _mean([m[name] for m in metrics]) for name in metrics[0]})
+    means = {name: _mean([m[name] for m in metrics]) for name in metrics[0]}
+    return Update(difference(start, params), means)
+
+
+def difference(before: Params, after: Params) -> Params:
+    """The delta of a client: ``before - after``, for the names in ``after``."""
+    return {name: before[name] - w for name, w in after.items()}
+
+
+def norm(params: Params) -> Tensor:
+    """Euclidean length of all params together."""
+    return torch.stack([(value**2).sum() for value in params.values()]).sum().sqrt()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -1,41 +1,75 @@
-"""Model-agnostic meta-learning."""
+"""Model-agnostic meta-learning, and the variants that one inner loop with choices gives."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from fedmeta.errors import ConfigError
-from fedmeta.learners.checks import at_least_one, positive
-from fedmeta.learners.inner_loop import Sgd, descend, last, local_steps
-from fedmeta.types import Batch, Episode, Loss, Metrics, Params, Update
+from fedmeta.learners.adaptation import (
+    LearnedRates,
+    RatedSgd,
+    adapted,
+    check_adapt,
+    first_rates,
+    with_adapters,
+)
+from fedmeta.learners.base import Learner
+from fedmeta.learners.checks import at_least_one, fraction, positive, second_derivatives
+from fedmeta.learners.inner_loop import (
+    InnerOptimizer,
+    Sgd,
+    beside,
+    descend,
+    local_steps,
+    take_step,
+)
+from fedmeta.learners.meta_gradient import recomputed, unrolled
+from fedmeta.objective import Objective
+from fedmeta.types import Batch, Episode, Metrics, Params, Update
 
 
 @dataclass(frozen=True)
-class Maml:
-    """MAML (Finn, Abbeel and Levine, ICML 2017, Algorithm 1), and FOMAML with ``order: 1``.
+class Maml(Learner):
+    """MAML (Finn, Abbeel and Levine, ICML 2017, Algorithm 1).
 
     The delta is the gradient of the query loss after adaptation on the support, looked at from the
     params before it: ``order: 2`` differentiates through the inner steps, ``order: 1`` does not.
     """
 
     inner_lr: float
-    """Rate of the inner steps (alpha in the paper)."""
+    """Rate of the inner steps (alpha in the paper); where rates are learned, what they begin with."""
     inner_steps: int
     order: Literal[1, 2] = 2
+    adapt: Any = "all"
+    """What the inner steps move: all, head, body, norm, lora, film, or patterns of param names."""
+    learn_rates: LearnedRates = "none"
+    """Whether inner rates are learned, and how finely."""
+    first_order_until: float = 0.0
+    """Part of the run before order 2 begins (Antoniou et al. 2019, derivative-order annealing)."""
+    multi_step_until: float = 0.0
+    """Part of the run in which the losses after all inner steps count (Antoniou et al. 2019, MSL)."""
+    freeze: bool = False
+    """Whether what does not adapt stays as it was at the start, and does not travel."""
+    rank: int = 4
+    """Rank of ``adapt: lora``."""
+    checkpoint: bool = False
+    """Whether inner steps are computed again instead of remembered: less memory, more time."""
     episodes: int = 1
     """Episodes per local step; their meta-gradients are averaged."""
     local_steps: int = 1
-    """Outer steps on the client per round; above 1 this is Per-FedAvg's local training."""
+    """Outer steps on the client per round."""
     local_lr: float = 1.0
     """Rate of the local steps. With one local step the server's rate is the outer rate."""
 
     def __post_init__(self) -> None:
         positive(self, "inner_lr", "local_lr")
-        at_least_one(self, "inner_steps", "episodes", "local_steps")
+        at_least_one(self, "inner_steps", "episodes", "local_steps", "rank")
+        fraction(self, "first_order_until", "multi_step_until")
+        check_adapt(self.adapt)
         if self.order not in (1, 2):
             raise ConfigError(f"learner.order must be 1 or 2, got {self.order!r}")
 
@@ -44,21 +78,108 @@ class Maml:
         """Episodes that one update consumes."""
         return self.episodes * self.local_steps
 
+    def init(self, loss: Objective, params: Params, generator: torch.Generator) -> Params:
+        """The model's params with adapters and learned rates beside them."""
+        params = with_adapters(self.adapt, params, self.rank, generator)
+        fast = {name: params[name] for name in adapted(self.adapt, params)}
+        return params | first_rates(self.learn_rates, self.inner_lr, fast, self.inner_steps)
+
+    def private(self, names: Collection[str]) -> frozenset[str]:
+        """With ``freeze``, all that does not adapt."""
+        if not self.freeze:
+            return frozenset()
+        travels = {*adapted(self.adapt, names), *(n for n in names if n.startswith("rate/"))}
+        return frozenset(names) - travels
+
     def trajectory(
-        self, loss: Loss, params: Params, support: Batch, steps: int
+        self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` inner steps on the support."""
-        return descend(loss, params, repeat(support, steps), Sgd(self.inner_lr), self.order)
+        fast = {name: params[name] for name in adapted(self.adapt, params)}
+        optimizer = self._optimizer(params)
+        path = descend(beside(params, loss), fast, repeat(support, steps), optimizer, self.order)
+        return (params | fast for fast in path)
 
-    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
         """The client's delta and its mean query loss after adaptation."""
+        if progress < self.first_order_until:
+            return replace(self, order=1, first_order_until=0.0).update(
+                loss, params, episodes, progress
+            )
+        fixed = {name: params[name] for name in self.private(params)}
+        moving = {name: value for name, value in params.items() if name not in fixed}
+        names, weights = adapted(self.adapt, params), self._weights(progress)
+        differentiate = recomputed if self.checkpoint else unrolled
 
-        def meta_gradient(params: Params, episode: Episode) -> tuple[Params, Metrics]:
-            def query_loss(params: Params) -> Tensor:
-                fast = last(self.trajectory(loss, params, episode.support, self.inner_steps))
-                return loss(fast, episode.query)
+        def meta_gradient(moving: Params, episode: Episode) -> tuple[Params, Metrics]:
+            def step(moving: Params, fast: Params, number: int) -> Params:
+                partial = beside(fixed | moving, loss)
+                optimizer = self._optimizer(moving)
+                return take_step(partial, fast, episode.support, optimizer, number, self.order)[0]
 
-            grads, value = grad_and_value(query_loss)(params)
+            def query(moving: Params, fast: Params) -> Tensor:
+                return loss(fixed | moving | fast, episode.query)
+
+            with second_derivatives(f"order: {self.order}"):
+                grads, value = differentiate(step, query, moving, names, weights)
             return grads, {"loss": value}
 
-        return local_steps(meta_gradient, params, episodes, self.local_steps, self.local_lr)
+        return local_steps(meta_gradient, moving, episodes, self.local_steps, self.local_lr)
+
+    def _optimizer(self, params: Params) -> InnerOptimizer:
+        if self.learn_rates == "none":
+            return Sgd(self.inner_lr)
+        return RatedSgd(self.learn_rates, params)
+
+    def _weights(self, progress: float) -> Sequence[float]:
+        """What the query loss after each of 0, 1, ..., k steps counts (Antoniou et al. 2019, eq. 4)."""
+        k = self.inner_steps
+        if progress >= self.multi_step_until:
+            return [0.0] * k + [1.0]
+        early = max((1 - progress / self.multi_step_until) / k, 0.03 / k)
+        return [0.0] + [early] * (k - 1) + [1 - (k - 1) * early]
+
+
+@dataclass(frozen=True)
+class Fomaml(Maml):
+    """First-order MAML (Finn et al., ICML 2017, section 5.2): the inner gradients are constants."""
+
+    order: Literal[1, 2] = 1
+
+
+@dataclass(frozen=True)
+class Anil(Maml):
+    """ANIL (Raghu et al., ICLR 2020): MAML whose inner steps move the head alone."""
+
+    adapt: Any = "head"
+
+
+@dataclass(frozen=True)
+class Boil(Maml):
+    """BOIL (Oh et al., ICLR 2021): MAML whose inner steps move everything but the head."""
+
+    adapt: Any = "body"
+
+
+@dataclass(frozen=True)
+class MetaSgd(Maml):
+    """Meta-SGD (Li et al. 2017, Algorithm 1): MAML that learns an inner rate for every number.
+
+    A learned rate may become negative, as in the paper.
+    """
+
+    learn_rates: LearnedRates = "per_parameter"
+
+
+@dataclass(frozen=True)
+class MamlPlusPlus(Maml):
+    """MAML++ (Antoniou, Edwards and Storkey, ICLR 2019): rates per layer and step, multi-step loss.
+
+    Their cosine outer rate is the strategy's (``schedule: cosine``). Their batch norm statistics and
+    biases per step are left out: here the statistics are always those of the batch at hand.
+    """
+
+    learn_rates: LearnedRates = "per_layer_per_step"
+    multi_step_until: float = 0.1

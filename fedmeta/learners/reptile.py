@@ -4,22 +4,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from fedmeta.learners.base import Learner
 from fedmeta.learners.checks import at_least_one, positive
 from fedmeta.learners.inner_loop import (
     InnerOptimizer,
     RmsAdam,
     Sgd,
     descend,
+    difference,
     every_example,
     last,
     local_steps,
     minibatches,
 )
-from fedmeta.types import Batch, Episode, Loss, Metrics, Params, Update
+from fedmeta.objective import Objective
+from fedmeta.types import Batch, Episode, Metrics, Params, Update
 
 
 @dataclass(frozen=True)
-class Reptile:
+class Reptile(Learner):
     """Reptile (Nichol, Achiam and Schulman 2018, Algorithm 1): walk towards the adapted params.
 
     The delta is ``w - w'`` after ``inner_steps`` minibatch steps on all examples of an episode; the
@@ -54,19 +57,20 @@ class Reptile:
         return (RmsAdam if self.inner_optimizer == "adam" else Sgd)(self.inner_lr)
 
     def trajectory(
-        self, loss: Loss, params: Params, support: Batch, steps: int
+        self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` minibatch steps on the support."""
         batches = minibatches(support, self.batch_size, steps)
         return descend(loss, params, batches, self._optimizer)
 
-    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
         """The client's displacement and its loss after adaptation."""
 
         def displacement(params: Params, episode: Episode) -> tuple[Params, Metrics]:
             examples = every_example(episode)
             adapted = last(self.trajectory(loss, params, examples, self.inner_steps))
-            delta = {name: w - adapted[name] for name, w in params.items()}
-            return delta, {"loss": loss(adapted, examples)}
+            return difference(params, adapted), {"loss": loss(adapted, examples)}
 
         return local_steps(displacement, params, episodes, self.local_steps, self.local_lr)

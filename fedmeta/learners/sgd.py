@@ -1,16 +1,28 @@
-"""Plain local SGD: what federated averaging runs on a client."""
+"""Plain local SGD: what federated averaging runs on a client, and the baselines around it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-from fedmeta.learners.checks import at_least_one, positive
-from fedmeta.learners.inner_loop import Sgd, descend, every_example, last, minibatches
+import torch
+
+from fedmeta.learners.base import Learner
+from fedmeta.learners.checks import at_least_one, not_negative, positive, stable
+from fedmeta.learners.inner_loop import (
+    Sgd,
+    descend,
+    difference,
+    every_example,
+    last,
+    minibatches,
+    proximal,
+)
+from fedmeta.objective import Objective
 from fedmeta.types import Batch, Episode, Loss, Params, Update
 
 
 @dataclass(frozen=True)
-class LocalSgd:
+class LocalSgd(Learner):
     """Local SGD (McMahan et al., AISTATS 2017, Algorithm 1, ClientUpdate).
 
     With the strategy ``fedavg`` this is federated averaging; evaluated after steps on the support
@@ -26,21 +38,63 @@ class LocalSgd:
         positive(self, "lr")
         at_least_one(self, "epochs", "batch_size")
 
-    @property
-    def draws(self) -> int:
-        """Episodes that one update consumes."""
-        return 1
-
     def trajectory(
-        self, loss: Loss, params: Params, support: Batch, steps: int
+        self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """Fine-tuning: the params after 0, 1, ..., ``steps`` minibatch steps on the support."""
         return descend(loss, params, minibatches(support, self.batch_size, steps), Sgd(self.lr))
 
-    def update(self, loss: Loss, params: Params, episodes: Episode) -> Update:
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
         """The client's displacement after its epochs, and its loss after them."""
         examples = every_example(episodes.draw(0))
-        steps = ceil(self.epochs * len(examples.y) / min(self.batch_size, len(examples.y)))
-        trained = last(self.trajectory(loss, params, examples, steps))
-        delta = {name: w - trained[name] for name, w in params.items()}
-        return Update(delta, {"loss": loss(trained, examples)})
+        trained = self.train(loss, params, examples)
+        return Update(difference(params, trained), {"loss": loss(trained, examples)})
+
+    def train(
+        self, loss: Loss, params: Params, examples: Batch, epochs: int | None = None
+    ) -> Params:
+        """The params after the epochs."""
+        total = (self.epochs if epochs is None else epochs) * len(examples.y)
+        steps = ceil(total / min(self.batch_size, len(examples.y)))
+        return last(
+            descend(loss, params, minibatches(examples, self.batch_size, steps), Sgd(self.lr))
+        )
+
+
+@dataclass(frozen=True)
+class FedProx(LocalSgd):
+    """FedProx (Li et al., MLSys 2020, Algorithm 2): local SGD with ``mu / 2 |w - w_t|^2``.
+
+    ``w_t`` is what the server sent. The norm is squared and goes over all params together. Unseen
+    clients are fine-tuned without the term.
+    """
+
+    mu: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "mu")
+        stable(self, "lr", "mu")
+
+    def train(
+        self, loss: Loss, params: Params, examples: Batch, epochs: int | None = None
+    ) -> Params:
+        """The params after the epochs, held near those that were received."""
+        return super().train(proximal(loss, params, self.mu), params, examples, epochs)
+
+
+@dataclass(frozen=True)
+class LocalOnly(LocalSgd):
+    """Local training only: no client learns from another, the delta is zero.
+
+    What an unseen client reaches from the random initialisation is the floor of every comparison.
+    """
+
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
+        """A zero delta, and the loss after training."""
+        _, metrics, _ = super().update(loss, params, episodes, progress)
+        return Update({name: torch.zeros_like(w) for name, w in params.items()}, metrics)

@@ -1,6 +1,7 @@
 """All clients in this process: starts at once."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from flwr.app import Error, RecordDict
 
@@ -13,6 +14,9 @@ class LocalExecutor:
 
     nodes = 1
 
+    def __init__(self, states: Path) -> None:
+        self._states = states
+
     def execute(
         self, message_type: str, work: Sequence[tuple[int, RecordDict]]
     ) -> list[RecordDict | Error]:
@@ -22,10 +26,9 @@ class LocalExecutor:
     def close(self) -> None:
         """Nothing was taken."""
 
-    @staticmethod
-    def _answer(message_type: str, content: RecordDict) -> RecordDict | Error:
+    def _answer(self, message_type: str, content: RecordDict) -> RecordDict | Error:
         try:
-            return answer(message_type, content)
+            return answer(message_type, content, self._states)
         except FedmetaError:
             raise
         except Exception as e:

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -22,6 +23,9 @@ _log = logging.getLogger(__name__)
 class Worker:
     """One node: answers messages with what it keeps resident."""
 
+    def __init__(self, states: Path) -> None:
+        self._states = states
+
     def answer(
         self, message_type: str, params: ArrayRecord, rest: RecordDict
     ) -> RecordDict | Error:
@@ -29,7 +33,7 @@ class Worker:
         from fedmeta.node import answer
 
         try:
-            return answer(message_type, RecordDict({**rest, "params": params}))
+            return answer(message_type, RecordDict({**rest, "params": params}), self._states)
         except FedmetaError:
             raise
         except Exception as e:
@@ -39,7 +43,8 @@ class Worker:
 class RayExecutor:
     """``engine.workers`` nodes, on this machine or on the cluster at ``engine.address``."""
 
-    def __init__(self, settings: EngineSettings) -> None:
+    def __init__(self, settings: EngineSettings, states: Path) -> None:
+        self._states = states.resolve()  # workers have working folders of their own
         self.nodes = settings.workers
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
@@ -96,7 +101,7 @@ class RayExecutor:
         )
 
     def _spawn(self) -> Any:
-        return ray.remote(Worker).options(**self._options).remote()
+        return ray.remote(Worker).options(**self._options).remote(self._states)
 
 
 def _connect(settings: EngineSettings) -> None:

@@ -16,12 +16,12 @@ from fedmeta.data import DATASETS
 from fedmeta.data.federation import Clients
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.errors import FedmetaError
+from fedmeta.initial import first_params
 from fedmeta.seeding import Part
 from fedmeta.types import Batch, Episode
 from simulations.run import run
 from strategies.aggregation import weighted_mean
 from strategies.sampling import sample
-from strategies.server import first_params
 from strategies.state import load_state
 from tests.simulations.conftest import small
 
