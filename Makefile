@@ -31,4 +31,21 @@ check: .venv/installed  ## Lint, types and tests.
 bench: .venv/installed  ## Time start-up, overhead and memory; see docs/results.md.
 	$(BIN)/python -m benchmarks.overhead
 
-.PHONY: help run test test-slow check bench
+REPRODUCE := $(BIN)/fedmeta compare --out runs/reproduce
+OMNIGLOT := configs/reproduce/omniglot_5w1s
+
+reproduce: .venv/installed  ## Make the tables of docs/results.md; hours, and resumable run by run.
+	$(REPRODUCE)/omniglot_5w1s $(OMNIGLOT)/*.yaml
+	$(REPRODUCE)/omniglot_5w1s --seeds 1,2 $(OMNIGLOT)/maml.yaml $(OMNIGLOT)/reptile.yaml $(OMNIGLOT)/protonet.yaml
+	$(REPRODUCE)/sinusoid_finn configs/reproduce/sinusoid/finn_*.yaml
+	$(REPRODUCE)/sinusoid_frequency configs/reproduce/sinusoid/frequency_*.yaml
+	$(BIN)/python -m benchmarks.random_frequency runs/reproduce/sinusoid_frequency/runs
+
+reproduce-full: .venv/installed  ## The papers' full schedules and the other columns: days on a CPU, for a GPU.
+	$(REPRODUCE)/omniglot_5w1s_full --full $(foreach name,$(PUBLISHED),$(OMNIGLOT)/$(name).yaml)
+	$(REPRODUCE)/omniglot_5w5s configs/reproduce/omniglot_5w5s/*.yaml
+	$(REPRODUCE)/omniglot_20w1s configs/reproduce/omniglot_20w1s/*.yaml
+
+PUBLISHED := maml fomaml reptile imaml imaml_hf meta_sgd maml_plus_plus protonet
+
+.PHONY: help run test test-slow check bench reproduce reproduce-full

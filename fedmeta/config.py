@@ -38,6 +38,8 @@ class Experiment:
     name: str
     seed: int
     rounds: int
+    start: str | None
+    """File of params to begin with, such as another run's ``params.safetensors``."""
     data: Dataset
     model: Model
     learner: Learner
@@ -107,7 +109,7 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
         "evaluation": EvaluationSettings, "tracking": TrackingSettings,
         "published": PublishedSettings,
     }  # fmt: skip
-    _known(sections, ["name", "seed", "rounds", *named, *plain], "")
+    _known(sections, ["name", "seed", "rounds", "start", *named, *plain], "")
     head = _fill(_Head, {k: v for k, v in sections.items() if k in _HEAD_KEYS}, "")
     parts: dict[str, Any] = {}
     built: dict[str, Any] = asdict(head)
@@ -141,6 +143,7 @@ class _Head:
     name: str
     rounds: int
     seed: int = 0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if (

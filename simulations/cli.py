@@ -60,6 +60,28 @@ def evaluate(
     guard(lambda: _evaluate(folder, overrides or []), debug)
 
 
+@app.command()
+def compare(
+    words: Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE...]")],
+    seeds: Annotated[
+        str | None, typer.Option(help="Seeds of every config, such as 0,1,2; else its own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of rows, runs, table and picture.")] = Path(
+        "runs/compare"
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
+    full: Annotated[
+        bool, typer.Option("--full", help="As many rounds as the paper of each config.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Run several configs side by side; what is finished is not run again.
+
+    Words with = are overrides of all of them. The table has every row in the --out folder.
+    """
+    guard(lambda: _compare(words, seeds, out, jobs, full), debug)
+
+
 @app.command("list")
 def list_() -> None:
     """Show learners, models, datasets, strategies and engines, with their papers."""
@@ -140,6 +162,37 @@ def _evaluate(folder: Path, overrides: list[str]) -> None:
 
     summary = evaluate_again(folder, overrides)
     console.print(result_table(summary))
+
+
+def _compare(words: list[str], seeds: str | None, out: Path, jobs: int, full: bool) -> None:
+    require("fedmeta", "server", "scipy", "matplotlib")
+    from fedmeta.checkpoint import write_atomically
+    from simulations.compare import cells, read_row, run_all
+    from simulations.results import draw_curves, markdown_table, results, terminal_table
+
+    configs = [Path(word) for word in words if "=" not in word]
+    if not configs:
+        raise ConfigError("give one config or more")
+    overrides = [word for word in words if "=" in word]
+    todo = cells(configs, overrides, _numbers(seeds), full, out)
+    failed = run_all(todo, jobs, lambda line: console.print(line, soft_wrap=True))
+    found = results([read_row(path) for path in sorted((out / "rows").glob("*.json"))])
+    if found:
+        write_atomically(out / "table.md", markdown_table(found).encode())
+        draw_curves(found, out / "curves.png")
+        console.print(terminal_table(found))
+        console.print(f"table:   {out / 'table.md'}", soft_wrap=True)
+        console.print(f"picture: {out / 'curves.png'}", soft_wrap=True)
+    if failed:
+        raise FedmetaError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
+
+
+def _numbers(seeds: str | None) -> list[int] | None:
+    if seeds is None:
+        return None
+    if not all(part.strip().isdigit() for part in seeds.split(",")):
+        raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {seeds!r}")
+    return [int(part) for part in seeds.split(",")]
 
 
 def _plain(error: Exception) -> str:

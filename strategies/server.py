@@ -11,7 +11,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
-from fedmeta.checkpoint import write_atomically
+from fedmeta.checkpoint import write_atomically, write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Split
 from fedmeta.errors import ConfigError, FedmetaError
@@ -23,7 +23,7 @@ from fedmeta.wire import pack_params
 from strategies.evaluation import Report, collect, evaluation_messages
 from strategies.meta_strategy import MetaStrategy
 from strategies.roster import Roster, take_roster
-from strategies.state import CONFIG, ServerState, load_state, save_state, selected
+from strategies.state import CONFIG, PARAMS, ServerState, load_state, save_state, selected
 
 TIMEOUT = 3600.0
 """Seconds that a round may take before the clients that are not back are dropped."""
@@ -135,6 +135,7 @@ def _conclude(
     report = evaluate(experiment, grid, strategy.roster, params, "test", state.round)
     recorders.record({"round": state.round, "split": "test"} | report.row())
     write_lines(folder / "clients.jsonl", client_rows(report))
+    write_checkpoint(folder / PARAMS, params, {"name": experiment.name, "round": chosen})
     tally = state.tally
     summary: Row = {
         "name": experiment.name,

@@ -16,6 +16,8 @@ from fedmeta.types import Params
 from strategies.optimizers import State
 
 CONFIG, CHECKPOINT, STATES = "config.yaml", "checkpoint/state.safetensors", "clients"
+PARAMS = "params.safetensors"
+"""The params that the test clients saw."""
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,17 @@ def selected(state: ServerState, experiment: Experiment) -> tuple[int, Params]:
 def protocol(experiment: Experiment) -> str:
     """What decides a validation score besides the params."""
     settings = experiment.evaluation
-    return f"{settings.clients} clients, {settings.episodes} episodes, {settings.steps} steps"
+    asked = f"{settings.clients} clients, {settings.episodes} episodes, {settings.steps} steps"
+    batch = "transductive" if settings.transductive else "each query alone"
+    return f"{asked}, {batch}, {experiment.sections['data'].get('evaluation')}"
 
 
 def fingerprint(experiment: Experiment) -> str:
     """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not."""
-    numerics = ("seed", "data", "model", "learner", "strategy", "cohort")
+    numerics = ("seed", "start", "data", "model", "learner", "strategy", "cohort")
     chosen: dict[str, Any] = {key: experiment.sections[key] for key in numerics}
     chosen["dtype"] = experiment.engine.dtype
-    chosen["data"] = {k: v for k, v in chosen["data"].items() if k != "root"}
+    chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("root", "evaluation")}
     return sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 

@@ -51,6 +51,8 @@ class ClassChanges(Changes):
     """The same for classification."""
 
     ways: int | None = None
+    characters: int | None = None
+    """Characters in the shards of validation and test clients."""
 
 
 class Federation(Protocol):
@@ -93,6 +95,10 @@ class Dataset(Protocol):
     @property
     def objective(self) -> Kind:
         """The loss, and whether there is an accuracy."""
+
+    @property
+    def lasting(self) -> bool:
+        """Whether an example of a client has the same target in every episode."""
 
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> Federation:
         """The federation, with its data resident on the device."""

@@ -77,8 +77,9 @@ class Omniglot:
             for name, value in (("shots", shots), ("queries", queries)):
                 if value < 1:
                     raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
-        if self.characters < 1:
-            raise ConfigError(f"data.characters must be 1 or more, got {self.characters!r}")
+        for where, purpose in PURPOSES:
+            if (held := self.shard_size(purpose)) < 1:
+                raise ConfigError(f"{where}.characters must be 1 or more, got {held!r}")
         if self.labels == "client" and (self.federation, self.characters) != ("pooled", self.ways):
             raise ConfigError(
                 "data.labels: client needs the pooled federation with as many characters as ways, "
@@ -98,6 +99,11 @@ class Omniglot:
             self.queries if changes.queries is None else changes.queries,
         )
 
+    def shard_size(self, purpose: Purpose) -> int:
+        """Characters of a ``pooled`` client that trains, or of one that is evaluated."""
+        changed = self.evaluation.characters if purpose == "evaluate" else None
+        return self.characters if changed is None else changed
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Grey images, [channels, height, width]."""
@@ -112,6 +118,11 @@ class Omniglot:
     def objective(self) -> Kind:
         """Classification."""
         return "cross_entropy"
+
+    @property
+    def lasting(self) -> bool:
+        """Whether classes keep their numbers."""
+        return self.labels == "client"
 
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> "OmniglotFederation":
         """The federation, with all images resident on the device as bytes."""
@@ -155,7 +166,8 @@ class OmniglotFederation:
             return self._alphabets[client] * ROTATIONS
         pool = next(self._pools[split] for split, ids in self._ids.items() if client in ids)
         classes = len(pool) * self._turns
-        picks = choose(classes, self.dataset.characters, self._seed, "shard", client)
+        size = self.dataset.shard_size("train" if client in self._ids["train"] else "evaluate")
+        picks = choose(classes, size, self._seed, "shard", client)
         return pool[picks // self._turns] * ROTATIONS + picks % self._turns
 
     def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
@@ -202,28 +214,30 @@ class OmniglotFederation:
         return images.unsqueeze(-3).to(self._dtype) / 255
 
     def _check_sizes(self) -> None:
-        if self.dataset.federation == "pooled":
-            smallest = min(map(len, self._pools.values())) * self._turns
-            if self.dataset.characters > smallest:
-                raise DataError(
-                    f"data.characters must be at most the {smallest} classes of the smallest split, "
-                    f"got {self.dataset.characters}"
-                )
-        need = self.dataset.ways
         for where, purpose in PURPOSES:
             _, shots, queries = self.dataset.shape(purpose)
             if shots + queries > DRAWINGS:
                 raise DataError(
-                    f"{where}.queries: client 0 holds {DRAWINGS} drawings of each character, an "
-                    f"episode needs {shots} (shots) + {queries} (queries) = {shots + queries}"
+                    f"{where}: client 0 holds {DRAWINGS} drawings of each character, an episode "
+                    f"needs {shots} (shots) + {queries} (queries) = {shots + queries}"
                 )
-        every = self._ids["test"].stop if self.dataset.federation == "alphabet" else 1
-        for client in range(every):
-            if (held := len(self.shard(client))) < need:
-                raise DataError(
-                    f"data.ways: client {client} holds {held} characters, "
-                    f"a {need}-way episode is missing {need - held}"
-                )
+        for split, ids in self._ids.items():
+            where, purpose = PURPOSES[0 if split == "train" else 1]
+            if self.dataset.federation == "pooled":
+                classes = len(self._pools[split]) * self._turns
+                if (size := self.dataset.shard_size(purpose)) > classes:
+                    raise DataError(
+                        f"{where}.characters must be at most the {classes} classes of the {split} "
+                        f"split, got {size}"
+                    )
+                ids = ids[:1]  # all are of one size
+            need = self.dataset.shape(purpose)[0]
+            for client in ids:
+                if (held := len(self.shard(client))) < need:
+                    raise DataError(
+                        f"{where}.ways: client {client} holds {held} characters, "
+                        f"a {need}-way episode is missing {need - held}"
+                    )
 
 
 def pooled_characters(characters: Characters, split: str) -> dict[Split, Clients]:

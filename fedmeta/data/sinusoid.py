@@ -90,6 +90,11 @@ class Sinusoid:
         """Regression."""
         return "mean_squared_error"
 
+    @property
+    def lasting(self) -> bool:
+        """A client's sine stays."""
+        return True
+
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> "SinusoidFederation":
         """The federation; nothing is stored, every shard is computed when it is asked for."""
         return SinusoidFederation(self, seed, device, dtype)

@@ -27,10 +27,13 @@ def check_adapt(adapt: Any) -> None:
 
 
 def with_adapters(adapt: Any, params: Params, rank: int, generator: torch.Generator) -> Params:
-    """The params, and the adapters that ``adapt`` names."""
-    if adapt == "lora":
-        return params | low_rank(params, rank, generator)
-    return params | feature_wise(params) if adapt == "film" else params
+    """The params, and the adapters that ``adapt`` names. Raises ConfigError where no layer takes any."""
+    if adapt not in ("lora", "film"):
+        return params
+    adapters = low_rank(params, rank, generator) if adapt == "lora" else feature_wise(params)
+    if not adapters:
+        raise ConfigError(f"learner.adapt: {adapt} finds no layer to adapt; {_have(params)}")
+    return params | adapters
 
 
 def adapted(adapt: Any, names: Iterable[str]) -> list[str]:
@@ -72,7 +75,7 @@ def first_rates(kind: LearnedRates, lr: float, fast: Params, steps: int) -> Para
         return {"rate/all": next(iter(fast.values())).new_tensor(lr)}
     shapes: dict[str, Any] = {"per_layer": (), "per_layer_per_step": (steps,)}
     return {
-        f"rate/{name}": torch.full(shapes.get(kind, value.shape), lr).to(value)
+        f"rate/{name}": value.new_full(shapes.get(kind, value.shape), lr)
         for name, value in fast.items()
     }
 

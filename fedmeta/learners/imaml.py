@@ -1,8 +1,7 @@
 """Implicit MAML."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import repeat
 from typing import Literal
 
@@ -26,7 +25,7 @@ from fedmeta.types import Batch, Episode, Loss, Params, Update
 SOLVED = 0.1
 """Relative residual of conjugate gradient above which a round is remarked on."""
 LENGTHS = (1.0, 0.5, 0.25, 0.125, 0.0)
-"""Step lengths that the line search of a Newton step tries."""
+"""What the line search of a Newton step tries, in parts of the longest length."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Imaml(Learner):
     inner_steps: int
     inner: Literal["gradient_descent", "hessian_free"] = "gradient_descent"
     """How the inner problem is solved. ``hessian_free``: Newton steps by conjugate gradient with a
-    line search (section 5 of the paper); ``inner_lr`` is then not used."""
+    line search (section 5 of the paper), of which ``inner_lr`` is the longest: 1 is Newton's."""
     cg_steps: int = 5
     damping: float = 0.0
     """Added to the diagonal of ``I + H / lam``; above 0 the gradient is no longer the paper's."""
@@ -74,12 +73,13 @@ class Imaml(Learner):
         near = last(self.trajectory(loss, params, support, self.inner_steps))
         towards, value = grad_and_value(loss)(near, query)
 
+        curvature = hessian(loss, near, support)
+
         def operator(v: Params) -> Params:
-            curved = hessian_product(loss, near, support, v)
+            curved = curvature(v)
             return {n: (1 + self.damping) * v[n] + curved[n] / self.lam for n in v}
 
-        with second_derivatives("name: imaml"):
-            gradient, residual = solve(operator, towards, self.cg_steps)
+        gradient, residual = solve(operator, towards, self.cg_steps)
         slope = grad(proximal(loss, params, self.lam))(near, support)
         metrics = {"loss": value, "cg_residual": residual, "inner_gradient": norm(slope)}
         return Update(gradient, metrics)
@@ -97,26 +97,29 @@ class Imaml(Learner):
         yield params
         for _ in range(steps):
             slope = grad(inner)(params, support)
-            curved = partial(hessian_product, inner, params, support)
-            direction, _ = solve(curved, slope, self.cg_steps)
-            params = _line_search(inner, params, direction, support)
+            direction, _ = solve(hessian(inner, params, support), slope, self.cg_steps)
+            params = self._line_search(inner, params, direction, support)
             yield params
 
+    def _line_search(self, loss: Loss, params: Params, direction: Params, batch: Batch) -> Params:
+        """The best of a few lengths against the direction, not moving among them."""
 
-def hessian_product(loss: Loss, params: Params, batch: Batch, v: Params) -> Params:
-    """The Hessian of the loss at the params, times ``v``."""
-    _, adjoint = vjp(lambda params: grad(loss)(params, batch), params)  # type: ignore[misc]
-    (product,) = adjoint(v)  # the Hessian is its own transpose
-    found: Params = product
-    return found
+        def at(length: Tensor) -> Params:
+            return {name: w - length * direction[name] for name, w in params.items()}
+
+        lengths = self.inner_lr * torch.tensor(LENGTHS).to(next(iter(params.values())))
+        losses = torch.stack([loss(at(length), batch) for length in lengths])
+        return at(lengths[losses.nan_to_num(torch.inf).argmin()])
 
 
-def _line_search(loss: Loss, params: Params, direction: Params, batch: Batch) -> Params:
-    """The best of a few lengths against the direction, not moving among them."""
+def hessian(loss: Loss, params: Params, batch: Batch) -> Callable[[Params], Params]:
+    """The product of the loss's Hessian at the params with any ``v``."""
+    with second_derivatives("name: imaml"):
+        _, adjoint = vjp(lambda params: grad(loss)(params, batch), params)  # type: ignore[misc]
 
-    def at(length: Tensor) -> Params:
-        return {name: w - length * direction[name] for name, w in params.items()}
+    def product(v: Params) -> Params:
+        with second_derivatives("name: imaml"):
+            (found,) = adjoint(v)  # the Hessian is its own transpose
+        return dict(found)
 
-    lengths = torch.tensor(LENGTHS).to(next(iter(params.values())))
-    losses = torch.stack([loss(at(length), batch) for length in lengths])
-    return at(lengths[losses.nan_to_num(torch.inf).argmin()])
+    return product

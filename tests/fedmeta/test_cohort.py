@@ -1,24 +1,27 @@
 """A block of clients: nobody's trouble is another's, and nothing that comes in is changed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort, Replies, column, drop_unusable, summed
 from fedmeta.config import parse
-from fedmeta.data.federation import ClientCounts, Clients, Split
+from fedmeta.data.federation import ClientCounts, Clients, Purpose, Split
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.vmap import Vmap
-from fedmeta.errors import DataError
+from fedmeta.errors import ConfigError, DataError
 from fedmeta.learners.maml import Maml
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
 from fedmeta.seeding import Part
-from fedmeta.types import Episode, Params
+from fedmeta.types import Episode, Params, Update
 
 CPU = torch.device("cpu")
 SINES = Sinusoid(4, 5, ClientCounts(train=90, val=5, test=5), examples=12).open(
@@ -41,10 +44,15 @@ class Troubled:
     def examples(self, clients: Clients) -> Clients:
         return np.array([self.sizes.get(client, 12) for client in clients.tolist()])
 
-    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+    def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
+        return self.sines.lengths(clients, purpose)
+
+    def draw(
+        self, clients: Clients, draws: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Episode:
         if refused := self.refusing & set(clients.tolist()):
             raise DataError(f"client {min(refused)} holds nothing")
-        episodes = self.sines.draw(clients, draws, *address)
+        episodes = self.sines.draw(clients, draws, seed, purpose, *address)
         episodes.support.x[np.isin(clients, list(self.spoilt))] = torch.nan
         return episodes
 
@@ -69,7 +77,10 @@ def cohort(federation: Troubled | None = None, module: nn.Module | None = None) 
         objective=Objective(module or Mlp([6]).build((1,), 1), "mean_squared_error"),
         learner=Maml(inner_lr=0.05, inner_steps=2),
         engine=Loop(),
+        private={},
         seed=0,
+        rounds=10,
+        transductive=True,
         device=CPU,
         dtype=torch.float64,
     )
@@ -77,6 +88,11 @@ def cohort(federation: Troubled | None = None, module: nn.Module | None = None) 
 
 def start(of: Cohort) -> Params:
     return initial_params(of.objective.module, 3, torch.float64)
+
+
+def train(block: Cohort, params: Params, clients: Sequence[int], round: int) -> Replies:
+    """Of a learner that keeps no state, so the folder is never made."""
+    return block.train(params, clients, round, ClientStates(Path("no such folder")))
 
 
 def assert_same(a: Replies, b: Replies) -> None:
@@ -90,7 +106,7 @@ def assert_same(a: Replies, b: Replies) -> None:
 def test_every_client_has_a_row(relative_error) -> None:
     """The learner's own update on the episode drawn for it, in the order that was asked for."""
     block, params = cohort(Troubled(sizes={8: 30})), start(cohort())
-    replies = block.train(params, [8, 2, 5], 4)
+    replies = train(block, params, [8, 2, 5], 4)
     assert replies.clients == [8, 2, 5]
     assert replies.failures == {}
     assert replies.columns["examples"].tolist() == [30, 12, 12]
@@ -123,7 +139,7 @@ TROUBLES = {
 def test_a_client_that_raises_is_named_and_harms_nobody(trouble: str, clients: list[int]) -> None:
     federation, module, reason = TROUBLES[trouble]
     block = cohort(federation, module)
-    with_it, without_it = (block.train(start(block), who, 4) for who in (clients, [1, 2]))
+    with_it, without_it = (train(block, start(block), who, 4) for who in (clients, [1, 2]))
     assert with_it.failures == {7: reason}
     assert without_it.failures == {}
     assert_same(with_it, without_it)
@@ -132,15 +148,48 @@ def test_a_client_that_raises_is_named_and_harms_nobody(trouble: str, clients: l
 def test_a_client_that_raises_harms_nobody_in_a_vectorised_block(relative_error) -> None:
     """The rest is computed one by one: equal but for rounding."""
     block = replace(cohort(Troubled(refusing=frozenset({7}))), engine=Vmap(2))
-    with_it, without_it = (block.train(start(block), who, 4) for who in ([1, 7, 2], [1, 2]))
+    with_it, without_it = (train(block, start(block), who, 4) for who in ([1, 7, 2], [1, 2]))
     assert with_it.clients == [1, 2]
     assert list(with_it.failures) == [7]
     assert relative_error(with_it.deltas, without_it.deltas) < 1e-12
 
 
+@dataclass(frozen=True)
+class Misfit(Maml):
+    """A learner that finds out at work that the model does not fit it."""
+
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
+        raise ConfigError("learner.order needs second derivatives")
+
+
+@pytest.mark.parametrize("clients", [[1], [1, 2]])
+def test_a_config_that_does_not_fit_is_nobodys_failure(clients: list[int]) -> None:
+    block = replace(cohort(), learner=Misfit(inner_lr=0.05, inner_steps=2))
+    with pytest.raises(ConfigError, match=r"^learner\.order needs second derivatives$"):
+        train(block, start(block), clients, 4)
+
+
+@dataclass(frozen=True)
+class Clock(Maml):
+    """Reports the progress that it is told."""
+
+    def update(
+        self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
+    ) -> Update:
+        return Update(params, {"progress": torch.tensor(progress, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize(("round", "progress"), [(1, 0.0), (6, 0.5), (10, 0.9)])
+def test_progress_is_the_part_of_ten_rounds_that_lies_behind(round: int, progress: float) -> None:
+    block = replace(cohort(), learner=Clock(inner_lr=0.05, inner_steps=2))
+    assert train(block, start(block), [4], round).columns["progress"].tolist() == [progress]
+
+
 def test_all_clients_can_fail() -> None:
     block = cohort(Troubled(refusing=frozenset({1, 2})))
-    replies = block.train(start(block), [1, 2], 0)
+    replies = train(block, start(block), [1, 2], 0)
     assert replies.clients == []
     assert replies.failures == {c: f"DataError: client {c} holds nothing" for c in (1, 2)}
     assert summed(replies, "examples").deltas == {}
@@ -149,8 +198,8 @@ def test_all_clients_can_fail() -> None:
 def test_one_block_is_two_blocks() -> None:
     """A node of a thousand clients and a thousand nodes of one give the same bits in the loop."""
     block = cohort()
-    params, together = start(block), block.train(start(block), [4, 9, 2], 1)
-    parts = [block.train(params, clients, 1) for clients in ([4], [9, 2])]
+    params, together = start(block), train(block, start(block), [4, 9, 2], 1)
+    parts = [train(block, params, clients, 1) for clients in ([4], [9, 2])]
     for name, values in together.deltas.items():
         assert torch.equal(values, torch.cat([part.deltas[name] for part in parts]))
 
@@ -159,7 +208,7 @@ def test_a_round_is_a_pure_function() -> None:
     block, clients = cohort(), [4, 9]
     params = start(block)
     before = {name: values.clone() for name, values in params.items()}
-    first, again = (block.train(params, clients, 1) for _ in range(2))
+    first, again = (train(block, params, clients, 1) for _ in range(2))
     assert_same(first, again)
     assert all(torch.equal(values, before[name]) for name, values in params.items())
     assert not any(values.requires_grad for values in [*params.values(), *first.deltas.values()])
@@ -168,15 +217,15 @@ def test_a_round_is_a_pure_function() -> None:
 def test_another_round_or_seed_draws_other_episodes() -> None:
     block = cohort()
     params, clients = start(block), [4, 9]
-    loss = block.train(params, clients, 1).columns["loss"]
-    assert not torch.equal(loss, block.train(params, clients, 2).columns["loss"])
-    assert not torch.equal(loss, replace(block, seed=1).train(params, clients, 1).columns["loss"])
+    loss = train(block, params, clients, 1).columns["loss"]
+    assert not torch.equal(loss, train(block, params, clients, 2).columns["loss"])
+    assert not torch.equal(loss, train(replace(block, seed=1), params, clients, 1).columns["loss"])
 
 
 def test_params_are_computed_with_in_the_dtype_of_the_cohort() -> None:
     block = cohort()
     params = {name: values.float() for name, values in start(block).items()}
-    replies = block.train(params, [4], 1)
+    replies = train(block, params, [4], 1)
     assert {values.dtype for values in replies.deltas.values()} == {torch.float64}
     assert {values.dtype for values in params.values()} == {torch.float32}
 
@@ -186,20 +235,20 @@ def test_params_are_computed_with_in_the_dtype_of_the_cohort() -> None:
 
 def test_a_client_with_nan_is_named_and_left_out_of_the_sum(relative_error) -> None:
     block = cohort(Troubled(spoilt=frozenset({7})))
-    replies = block.train(start(block), [1, 7, 2], 4)
+    replies = train(block, start(block), [1, 7, 2], 4)
     assert replies.clients == [1, 7, 2]
     total = summed(replies, "examples")
     assert total.clients == [1, 2]
     assert list(total.failures) == [7]
     assert total.columns["examples"].tolist() == [12, 12]
-    expected = summed(block.train(start(block), [1, 2], 4), "examples")
+    expected = summed(train(block, start(block), [1, 2], 4), "examples")
     assert relative_error(total.deltas, expected.deltas) == 0
 
 
 @pytest.mark.parametrize("weight", ["one", "examples", "loss"])
 def test_a_sum_is_weight_times_delta_of_each(relative_error, weight: str) -> None:
     block = cohort(Troubled(sizes={1: 3, 2: 40}))
-    replies = block.train(start(block), [1, 2, 3], 4)
+    replies = train(block, start(block), [1, 2, 3], 4)
     total = summed(replies, weight)
     weights = [1.0] * 3 if weight == "one" else replies.columns[weight].tolist()
     expected = {
@@ -286,6 +335,31 @@ def test_more_steps_extend_the_curve() -> None:
     assert torch.equal(short, long[:, :2])
 
 
+def test_a_config_that_does_not_fit_ends_an_evaluation() -> None:
+    block = cohort()
+    with pytest.raises(ConfigError, match=r"^learner\.adapt: 'nothing' matches no param"):
+        replace(block, learner=Maml(0.05, 2, adapt=["nothing"])).evaluate(start(block), [97], 1, 1)
+
+
+def test_what_never_travels_is_there_in_training_and_evaluation() -> None:
+    """Private params stand beside those that are sent: the same as if all had been sent."""
+    block, learner = cohort(), Maml(inner_lr=0.05, inner_steps=2, adapt="head", freeze=True)
+    params = start(block)
+    private = {name: params[name] for name in learner.private(params)}
+    travels = {name: params[name] for name in params.keys() - private.keys()}
+    assert sorted(travels) == ["head.bias", "head.weight"]
+    frozen = replace(block, learner=learner, private=private)
+    anil = replace(block, learner=replace(learner, freeze=False))
+    mine, whole = train(frozen, travels, [8, 2], 4), train(anil, params, [8, 2], 4)
+    assert mine.deltas.keys() == travels.keys()
+    assert all(torch.equal(values, whole.deltas[name]) for name, values in mine.deltas.items())
+    curves = [
+        of.evaluate(sent, [97], 2, 1).curves["loss"]
+        for of, sent in ((frozen, travels), (anil, params))
+    ]
+    assert torch.equal(*curves)
+
+
 # From a config
 
 YAML = """
@@ -305,4 +379,4 @@ evaluation: {every: 1, steps: 1, clients: 5}
 def test_a_config_opens_the_same_cohort() -> None:
     block = cohort()
     opened = Cohort.open(parse(YAML))
-    assert_same(opened.train(start(block), [8, 2], 4), block.train(start(block), [8, 2], 4))
+    assert_same(train(opened, start(block), [8, 2], 4), train(block, start(block), [8, 2], 4))

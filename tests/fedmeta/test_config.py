@@ -1,17 +1,18 @@
 """A config loads and rebuilds itself, or one line says which key, what it got and what may be."""
 
 import re
-from dataclasses import FrozenInstanceError, asdict
+from dataclasses import FrozenInstanceError, asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from fedmeta.config import Experiment, build, load, parse
+from fedmeta.data.federation import Changes
 from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError, InputError
 from fedmeta.learners.maml import Maml
-from fedmeta.settings import EngineSettings
+from fedmeta.settings import EngineSettings, PublishedSettings
 from strategies.stock import STRATEGIES, Custom, FedAvg
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -62,6 +63,20 @@ def test_every_config_survives_its_way_through_text(path: Path) -> None:
     at_node = parse(experiment.to_yaml())
     assert at_node.strategy == experiment.sections["strategy"]
     assert (at_node.learner, at_node.sections) == (experiment.learner, experiment.sections)
+
+
+def test_a_published_result_is_read_and_decides_nothing() -> None:
+    assert read().published == PublishedSettings()
+    found = read("published.source=Finn et al. 2017, Table 1", "published.accuracy=98.7")
+    assert found.published == PublishedSettings("Finn et al. 2017, Table 1", 98.7)
+    assert {**found.sections, "published": None} == {**read().sections, "published": None}
+
+
+def test_evaluation_of_data_has_what_its_dataset_has() -> None:
+    assert read("data.evaluation.shots=3").data == replace(read().data, evaluation=Changes(shots=3))
+    assert read("data.queries=null").data.queries is None
+    message = refused(MINIMAL, "data.evaluation.ways=3")
+    assert message.startswith("data.evaluation.ways is not a setting")
 
 
 @files

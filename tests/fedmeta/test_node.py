@@ -1,19 +1,80 @@
 """What a node refuses to do for a server."""
 
+from pathlib import Path
+
 import pytest
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, RecordDict
 
+from fedmeta.config import parse
 from fedmeta.errors import ConfigError
+from fedmeta.initial import first_params
 from fedmeta.node import answer
-from fedmeta.wire import Work, pack_work, short
+from fedmeta.wire import Work, pack_params, pack_work, short, unpack_replies
 
 
-def test_a_message_cannot_read_the_environment_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_cannot_read_the_environment_of_a_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_SECRET", "hunter2")
     content = pack_work(ArrayRecord(), Work("name: ${oc.env:MY_SECRET}", 0, []))
     with pytest.raises(ConfigError) as refusal:
-        answer("query", content)
+        answer("query", content, tmp_path)
     assert "hunter2" not in str(refusal.value)
+
+
+FEDPER = """
+name: kept
+seed: 0
+rounds: 3
+data: {name: sinusoid, shots: 4, queries: 5, examples: 12, clients: {train: 9, val: 5, test: 5}}
+model: {name: mlp, hidden: [6]}
+learner: {name: fedper, lr: 0.02, epochs: 1, batch_size: 4}
+strategy: {name: fedavg}
+cohort: {clients: 3}
+engine: {name: loop, device: cpu}
+evaluation: {every: 1, steps: 1, clients: 5}
+"""
+
+
+def message(run: str, clients: list[int], config: str = FEDPER) -> RecordDict:
+    params, _ = first_params(parse(config))
+    return pack_work(pack_params(params), Work(config, 1, clients, run=run))
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("run", ["../x", "../../x", "/x", "a/b", "..", ".", "", "A", "~"])
+def test_a_server_cannot_choose_where_a_node_writes(tmp_path: Path, run: str) -> None:
+    (tmp_path / "states").mkdir()
+    with pytest.raises(ConfigError, match="name of a run must be hexadecimal"):
+        answer("train", message(run, [1, 2]), tmp_path / "states")
+    assert files(tmp_path) == []
+
+
+def test_a_node_keeps_a_state_for_each_client_under_the_name_of_the_run(tmp_path: Path) -> None:
+    for run in ("0af3", "0af4"):
+        reply = unpack_replies(answer("train", message(run, [1, 2]), tmp_path / "states"))
+        assert (reply.clients, reply.failures) == ([1, 2], {})
+    assert files(tmp_path) == [
+        f"states/{run}/{client}/1.safetensors" for run in ("0af3", "0af4") for client in (1, 2)
+    ]
+
+
+def test_clients_that_keep_nothing_leave_no_file(tmp_path: Path) -> None:
+    config = FEDPER.replace("fedper", "sgd")
+    answer("train", message("0af3", [1, 2], config), tmp_path / "states")
+    assert files(tmp_path) == []
+
+
+def test_a_client_that_is_no_number_leads_nowhere(tmp_path: Path) -> None:
+    """A hostile server's ids are no path."""
+    content = message("0af3", [1])
+    content.config_records["work"]["clients"] = ["../../x"]
+    reply = answer("train", content, tmp_path / "states")
+    assert list(reply.config_records["failures"]["clients"]) == ["../../x"]
+    assert files(tmp_path) == []
 
 
 def test_a_reason_is_one_short_line() -> None:

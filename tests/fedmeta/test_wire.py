@@ -90,7 +90,7 @@ def test_packing_takes_values_off_the_graph_and_out_of_reach() -> None:
 @pytest.mark.parametrize("weight", ["", "examples"])
 @pytest.mark.parametrize("clients", [[], [4], [9, 0, 2**40]])
 def test_work_comes_back(clients: list[int], weight: str) -> None:
-    work = Work("name: größe\n", 12, clients, weight)
+    work = Work("name: größe\n", 12, clients, weight, run="0af3")
     content = travel(pack_work(pack_params(TENSORS), work))
     assert unpack_work(content) == work
     assert same(unpack_params(content.array_records["params"]), TENSORS)

@@ -25,6 +25,27 @@ def small(*overrides: str) -> Experiment:
     return load(CONFIGS / "quickstart.yaml", [*SMALL, *overrides], STRATEGIES)
 
 
+STATEFUL = {
+    "ditto": "{name: ditto, lr: 0.02, epochs: 1, batch_size: 10, lam: 0.5}",
+    "fedper": "{name: fedper, lr: 0.02, epochs: 1, batch_size: 10}",
+    "fedrep": "{name: fedrep, lr: 0.02, epochs: 1, batch_size: 10, head_epochs: 1}",
+}
+"""Learners whose clients keep something from round to round."""
+
+
+def with_learner(folder: Path, learner: str) -> Path:
+    """The quickstart with another learner, as a config in the folder."""
+    lines = (CONFIGS / "quickstart.yaml").read_text().splitlines()
+    swapped = [f"learner: {learner}" if line.startswith("learner:") else line for line in lines]
+    (folder / "config.yaml").write_text("\n".join(swapped))
+    return folder / "config.yaml"
+
+
+def small_with(folder: Path, learner: str, *overrides: str) -> Experiment:
+    """``small`` with another learner."""
+    return load(with_learner(folder, learner), [*SMALL, *overrides], STRATEGIES)
+
+
 @pytest.fixture(scope="session")
 def two_ray_cpus() -> Iterator[None]:
     """A Ray of two CPUs on loopback, shared by the tests that need one."""

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.config import Experiment
 from fedmeta.data import DATASETS
-from fedmeta.data.federation import Clients
+from fedmeta.data.federation import Clients, Purpose
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.errors import FedmetaError
 from fedmeta.initial import first_params
@@ -43,15 +44,17 @@ class Troubled(Sinusoid):
 
 
 class TroubledFederation(SinusoidFederation):
-    def draw(self, clients: Clients, draws: int, *address: Part) -> Episode:
+    def draw(
+        self, clients: Clients, draws: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Episode:
         assert isinstance(self.dataset, Troubled)
         last = self.dataset.broken_up_to
-        if "evaluate" in address and self.dataset.unscored in clients:
+        if purpose == "evaluate" and self.dataset.unscored in clients:
             raise OSError("this one too")
-        if "train" in address and (np.any(clients <= last) or (last < 0 and RAISES in clients)):
+        if purpose == "train" and (np.any(clients <= last) or (last < 0 and RAISES in clients)):
             raise OSError("the disk of this client is broken")
-        episode = super().draw(clients, draws, *address)
-        if last < 0 and "train" in address and POISONED in clients:
+        episode = super().draw(clients, draws, seed, purpose, *address)
+        if last < 0 and purpose == "train" and POISONED in clients:
             row = clients.tolist().index(POISONED)
             x = episode.support.x.clone()
             x[row] = float("nan")
@@ -110,9 +113,10 @@ def test_the_others_train_as_if_the_bad_were_not_there(tmp_path: Path) -> None:
     found = run(everybody(*exact), tmp_path / "all").params
 
     experiment = everybody(*exact)
-    start, good = first_params(experiment), [0, 1, 2, 4, 6, 7, 8, 9]
+    (start, _), good = first_params(experiment), [0, 1, 2, 4, 6, 7, 8, 9]
     rules = experiment.strategy.rules()
-    delta = weighted_mean([Cohort.open(experiment).train(start, good, 1)], rules.weight_column)
+    replies = Cohort.open(experiment).train(start, good, 1, ClientStates(tmp_path / "states"))
+    delta = weighted_mean([replies], rules.weight_column)
     expected, _ = rules.optimizer.step(start, delta, {}, 0.0)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -124,7 +128,7 @@ def test_too_few_good_replies_keep_the_params_and_say_so(
     experiment = everybody("cohort.min_replies=9", "evaluation.select=last")
     with caplog.at_level(logging.WARNING):
         found = run(experiment, tmp_path).params
-    start = first_params(experiment)
+    start, _ = first_params(experiment)
     assert all(torch.equal(found[name], start[name]) for name in start)
     assert "8 good replies, 9 needed: the params stay as they were" in caplog.text
     assert json.loads((tmp_path / "summary.json").read_text())["idle_rounds"] == 3
@@ -166,5 +170,6 @@ def test_the_cohort_of_a_round_is_the_one_that_sampling_says(tmp_path: Path) -> 
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (recorded,) = [row["loss"] for row in rows if row["split"] == "train"]
     chosen = sample(np.arange(30), 6, experiment.seed, 1).tolist()
-    replies = Cohort.open(experiment).train(first_params(experiment), chosen, 1)
+    start, _ = first_params(experiment)
+    replies = Cohort.open(experiment).train(start, chosen, 1, ClientStates(tmp_path / "states"))
     assert recorded == pytest.approx(float(replies.columns["loss"].double().mean()), rel=1e-12)

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from fedmeta.models import MODELS
 from simulations.cli import app
 from tests.simulations.conftest import CONFIGS, SMALL
 
@@ -52,11 +56,84 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["engine.device=gpu0"], ["engine.device", "cpu", "'gpu0'"]),
         (["data.examples=15"], ["data.examples", "client 0", "15", "10 (shots) + 10 (queries)"]),
         (["model.name=conv4", "model.hidden=null"], ["model.hidden", "filters"]),
+        (["learner.adapt=[nothing.*]"], ["learner.adapt", "'nothing.*'", "linear0.weight"]),
+        (["learner.adapt=legs"], ["learner.adapt", "'legs'", "lora"]),
+        (["data.least_examples=41"], ["data.least_examples", "40 examples", "got 41"]),
+        (["data.least_examples=19"], ["data.examples", "holds 19", "10 (queries) = 20"]),
+        (["data.frequencies=[2,1]"], ["data.frequencies", "[2.0, 1.0]"]),
+        (["data.evaluation.shots=0"], ["data.evaluation.shots", "1 or more", "got 0"]),
+        (["data.evaluation.ways=3"], ["data.evaluation.ways", "shots, queries"]),
+        (["data.evaluation=5"], ["data.evaluation", "section of settings", "got 5"]),
+        (["evaluation.transductive=maybe"], ["evaluation.transductive", "'maybe'"]),
+        (["published.acuracy=98"], ["published.acuracy", "did you mean accuracy?"]),
     ],
 )
 def test_bad_settings(here: Path, overrides: list[str], words: list[str]) -> None:
     line = refused(fedmeta("run", QUICKSTART, *overrides))
     assert all(word in line for word in words), line
+    assert not any(path.is_file() for path in here.rglob("*"))
+
+
+class Headless(nn.Module):
+    """One linear layer, by another name than head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.only = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.only(x)
+        return output
+
+
+class Prototypes(Headless):
+    """With distances to three points, which torch differentiates once only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points = nn.Parameter(torch.tensor([[-1.0], [0.0], [1.0]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cdist(super().forward(x), self.points).sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A model of one's own that does not fit every learner."""
+
+    twice: bool = True
+
+    def build(self, input_shape: tuple[int, ...], outputs: int) -> nn.Module:
+        return Headless() if self.twice else Prototypes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["learner.adapt=head"], ["learner.adapt", "head needs a head", "only.weight"]),
+        (["learner.adapt=lora"], ["learner.adapt", "lora needs a head", "only.weight"]),
+        (["model.twice=false"], ["learner.order: 2", "second derivatives", "cdist"]),
+    ],
+)
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_a_model_that_a_learner_finds_out_about_on_a_node(
+    here: Path, monkeypatch: pytest.MonkeyPatch, engine: str, overrides: list[str], words: list[str]
+) -> None:
+    """The last of them only when it trains: then it is the config's fault, not all the clients'."""
+    monkeypatch.setitem(MODELS, "odd", Odd)
+    config = Path(QUICKSTART).read_text().replace("{name: mlp, hidden: [40, 40]}", "{name: odd}")
+    (here / "odd.yaml").write_text(config)
+    if "second" in words[1]:
+        assert fedmeta("run", "odd.yaml", *SMALL, *overrides, "learner.order=1").exit_code == 0
+    line = refused(fedmeta("run", "odd.yaml", *SMALL, f"engine.name={engine}", *overrides))
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+def test_a_learner_that_does_not_fit_in_ray_workers(here: Path) -> None:
+    ray = ("engine.executor=ray", "learner.adapt=[nothing.*]")
+    line = refused(fedmeta("run", QUICKSTART, *SMALL, *ray))
+    assert "learner.adapt: 'nothing.*' matches no param" in line
     assert not any(path.is_file() for path in here.rglob("*"))
 
 

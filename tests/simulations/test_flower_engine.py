@@ -1,4 +1,5 @@
-"""``flwr run`` on Flower's own simulation engine ends with the params of ``fedmeta run``."""
+"""``flwr run`` on Flower's own simulation engine ends with the params of ``fedmeta run``, and its
+clients with the states."""
 
 import os
 import shutil
@@ -13,8 +14,8 @@ import pytest
 import torch
 
 from simulations.run import run
-from strategies.state import load_state
-from tests.simulations.conftest import CONFIGS, SMALL, small
+from strategies.state import STATES, load_state
+from tests.simulations.conftest import CONFIGS, SMALL, STATEFUL, small_with
 
 SETTINGS = ("engine.name=loop", "cohort.replies=each")
 BIN = Path(sys.executable).parent
@@ -33,6 +34,7 @@ def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
     environment = os.environ | {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "FLWR_HOME": str(home),
+        "HOME": str(tmp_path / "home"),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(free_port()),
         "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -66,12 +68,26 @@ def wait_until_gone(process_id: int) -> None:
         time.sleep(0.1)
 
 
+def states(folder: Path) -> dict[str, bytes]:
+    """State files of the one run below the folder, whose name is drawn anew every time."""
+    return {
+        "/".join(path.parts[-2:]): path.read_bytes()
+        for path in sorted(folder.glob("*/*/*.safetensors"))
+    }
+
+
+LEARNERS = {"maml": "{name: maml, inner_lr: 0.01, inner_steps: 1}", "fedper": STATEFUL["fedper"]}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_same_params_as_fedmeta_run(tmp_path: Path, flower: dict[str, str]) -> None:
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_same_params_as_fedmeta_run(tmp_path: Path, flower: dict[str, str], learner: str) -> None:
+    """And the same states, which nodes of Flower keep in the home folder."""
     app = tmp_path / "app"
-    app.mkdir()
-    shutil.copytree(CONFIGS, app / "configs")
+    (app / "configs").mkdir(parents=True)
+    experiment = small_with(tmp_path, LEARNERS[learner], *SETTINGS)
+    shutil.copy(tmp_path / "config.yaml", app / "configs" / "quickstart.yaml")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(CONFIGS.parent / name, app)
     overrides = " ".join([*SMALL, *SETTINGS])
@@ -90,10 +106,12 @@ def test_same_params_as_fedmeta_run(tmp_path: Path, flower: dict[str, str]) -> N
     assert (tmp_path / "flower-run" / "summary.json").exists(), result.stdout + result.stderr
 
     (tmp_path / "ours").mkdir()
-    experiment = small(*SETTINGS)
     run(experiment, tmp_path / "ours")
     ours = load_state(tmp_path / "ours", experiment).params
     theirs = load_state(tmp_path / "flower-run", experiment).params
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    kept = states(tmp_path / "ours" / STATES)
+    assert states(tmp_path / "home" / ".local" / "state" / "fedmeta") == kept
+    assert bool(kept) == (learner == "fedper")
     clients = [(tmp_path / name / "clients.jsonl").read_bytes() for name in ("ours", "flower-run")]
     assert clients[0] == clients[1]

@@ -18,10 +18,12 @@ ROUNDS = 300
 CHECKPOINT = "checkpoint/state.safetensors"
 
 
-def start(folder: Path) -> "subprocess.Popen[str]":
+def start(
+    folder: Path, config: Path = CONFIGS / "quickstart.yaml", rounds: int = ROUNDS
+) -> "subprocess.Popen[str]":
     """A run in a process of its own."""
-    command = [sys.executable, "-m", "simulations", "run", str(CONFIGS / "quickstart.yaml")]
-    settings = [*SMALL, f"rounds={ROUNDS}", "evaluation.every=50"]
+    command = [sys.executable, "-m", "simulations", "run", str(config)]
+    settings = [*SMALL, f"rounds={rounds}", "evaluation.every=50"]
     return subprocess.Popen(
         [*command, *settings, "--run-dir", str(folder)],
         stdout=subprocess.PIPE,

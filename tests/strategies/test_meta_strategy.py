@@ -77,9 +77,24 @@ def test_a_best_of_another_protocol_is_forgotten() -> None:
     assert (server.state.best.round, server.state.best.score) == (7, -2.0)
 
 
-def test_rounds_go_on_from_where_the_state_is() -> None:
+@pytest.mark.parametrize(
+    "override",
+    [
+        "evaluation.steps=9",
+        "evaluation.clients=99",
+        "evaluation.episodes=2",
+        "evaluation.transductive=false",
+        "data.evaluation.queries=3",
+    ],
+)
+def test_what_a_validation_score_depends_on_is_its_protocol(override: str) -> None:
+    plain, changed = (load(CONFIG, some, STRATEGIES) for some in ([], [override]))
+    assert protocol(plain) != protocol(changed)
+
+
+def test_rounds_go_on_from_where_the_state_is(tmp_path: Path) -> None:
     """Flower counts from 1; the cohort of a resumed round is that of the uninterrupted one."""
-    grid, arrays = CohortGrid(LocalExecutor()), pack_params(PARAMS)
+    grid, arrays = CohortGrid(LocalExecutor(tmp_path)), pack_params(PARAMS)
 
     def clients(behind: int, server_round: int) -> list[int]:
         server = strategy(ServerState(behind, PARAMS))

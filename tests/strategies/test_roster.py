@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,11 +83,13 @@ def test_every_node_is_asked() -> None:
     assert [spans[0].start for _, spans in sorted(roster.hosts.items())] == [0, 3, 5]
 
 
-def test_a_worker_hosts_the_whole_federation(quickstart: Callable[..., Experiment]) -> None:
+def test_a_worker_hosts_the_whole_federation(
+    tmp_path: Path, quickstart: Callable[..., Experiment]
+) -> None:
     """The counts of the config, one split after the other."""
     overrides = [f"data.clients.{split}" for split in ("train=30", "val=5", "test=7")]
     yaml = quickstart(*overrides).to_yaml()
-    (spans,) = take_roster(CohortGrid(LocalExecutor()), yaml, 1.0).hosts.values()
+    (spans,) = take_roster(CohortGrid(LocalExecutor(tmp_path)), yaml, 1.0).hosts.values()
     assert spans == (range(0, 30), range(30, 35), range(35, 42))
 
 

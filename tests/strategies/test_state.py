@@ -34,7 +34,7 @@ def trained(rules: Rules, dtype: torch.dtype = torch.float32) -> ServerState:
     first, _ = rules.optimizer.step(params, draw(1, dtype), {}, 0.0)
     for seed in (1, 2, 3):
         params, memory = rules.optimizer.step(params, draw(seed, dtype), memory, seed / 5)
-    return ServerState(3, params, memory, Best(1, 0.1 + 0.2, 3, "how", first), TALLY)
+    return ServerState(3, params, memory, Best(1, 0.1 + 0.2, 3, "how", first), TALLY, "0af3")
 
 
 def same(a: Params, b: Params) -> bool:
@@ -66,7 +66,7 @@ def test_every_strategy_comes_back_to_the_bit(
     saved = trained(rules, dtype)
     save_state(tmp_path, saved, quickstart())
     found = load_state(tmp_path, quickstart())
-    assert (found.round, found.tally) == (3, TALLY)
+    assert (found.round, found.tally, found.run) == (3, TALLY, "0af3")
     assert same(found.params, saved.params)
     assert found.optimizer.keys() == saved.optimizer.keys()
     assert all(same(found.optimizer[name], saved.optimizer[name]) for name in saved.optimizer)
@@ -136,6 +136,9 @@ def test_another_config_is_refused(
         "engine.executor=ray",
         "evaluation.every=7",
         "evaluation.select=last",
+        "evaluation.transductive=false",
+        "data.evaluation.shots=5",
+        "published.accuracy=98.7",
         "tracking.tensorboard=true",
         "tracking.wandb.mode=offline",
     ],

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fedmeta.data.federation import (
     SPLITS,
     ClientCounts,
     Clients,
+    Dataset,
     Federation,
     consecutive,
 )
@@ -34,19 +36,32 @@ rounds = st.integers(0, 100_000)
 cohorts = st.lists(st.integers(0, TOTAL - 1), min_size=1, max_size=6, unique=True)
 
 
-def sinusoid(seed: int) -> Federation:
-    return Sinusoid(SHOTS, QUERIES, COUNTS, examples=8).open(seed, CPU, DTYPE)
+SINES = Sinusoid(SHOTS, QUERIES, COUNTS, examples=8)
+GLYPHS = Omniglot("pooled", 5, SHOTS, QUERIES, split="maml", characters=9, clients=COUNTS)
+CASES: dict[str, Dataset] = {
+    "omniglot": GLYPHS,
+    "omniglot, own labels": replace(GLYPHS, characters=5, labels="client"),
+    "sinusoid": SINES,
+    "sinusoid, unequal": replace(SINES, least_examples=6),
+}
+"""A new dataset needs its line here."""
 
 
-@pytest.fixture(scope="session", params=DATASETS)
+@pytest.fixture(scope="session", params=CASES)
 def opens(request: pytest.FixtureRequest, coded) -> Open:
-    """Opens the federation of a dataset with a seed; a new dataset needs its line here."""
-    dataset = Omniglot("pooled", 5, SHOTS, QUERIES, split="maml", characters=9, clients=COUNTS)
+    """Opens the federation of a dataset with a seed."""
+    dataset = CASES[request.param]
 
-    def omniglot(seed: int) -> Federation:
-        return OmniglotFederation(dataset, coded.characters, seed, CPU, DTYPE)
+    def openly(seed: int) -> Federation:
+        if isinstance(dataset, Omniglot):
+            return OmniglotFederation(dataset, coded.characters, seed, CPU, DTYPE)
+        return dataset.open(seed, CPU, DTYPE)
 
-    return {"omniglot": omniglot, "sinusoid": sinusoid}[request.param]
+    return openly
+
+
+def test_every_dataset_is_here() -> None:
+    assert {type(dataset) for dataset in CASES.values()} == set(DATASETS.values())
 
 
 def same(a: Episode, b: Episode) -> bool:
@@ -84,7 +99,7 @@ def test_the_same_address_gives_the_same_episode(opens, seed, round, clients, dr
 @given(seed=seeds, round=rounds, clients=cohorts)
 @quick
 def test_another_address_gives_another_episode(opens, seed, round, clients) -> None:
-    """Four draws a client: of 8 P 5 = 6720 or more orders, four repeat at once in 1 of 10^15."""
+    """Four draws a client: of 6 P 5 = 720 or more orders, four repeat at once in 1 of 10^11."""
     federation, ids = opens(seed), np.array(clients)
     drawn = federation.draw(ids, 4, seed, "train", round)
     assert not same(drawn, federation.draw(ids, 4, seed, "train", round + 1))
@@ -134,6 +149,16 @@ def test_shapes(opens, seed, clients, draws) -> None:
     held: Clients = federation.examples(np.array(clients))
     assert held.shape == (len(clients),)
     assert (held >= (SHOTS + QUERIES) * each).all()
+
+
+@given(seed=seeds, clients=cohorts)
+@quick
+def test_lengths_are_those_of_the_episodes(opens, seed, clients) -> None:
+    federation, ids = opens(seed), np.array(clients)
+    for purpose in ("train", "evaluate"):
+        drawn = federation.draw(ids, 1, seed, purpose)
+        length = drawn.support.y.shape[2] + drawn.query.y.shape[2]
+        assert federation.lengths(ids, purpose).tolist() == [length] * len(ids)
 
 
 def test_consecutive() -> None:

@@ -2,6 +2,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import chisquare
 
-from fedmeta.data.federation import SPLITS, ClientCounts
+from fedmeta.data.federation import SPLITS, ClassChanges, ClientCounts, Purpose
 from fedmeta.data.omniglot import (
     Omniglot,
     OmniglotFederation,
@@ -28,6 +29,7 @@ from fedmeta.data.omniglot_files import (
     read_characters,
 )
 from fedmeta.errors import ConfigError, DataError
+from fedmeta.types import Episode
 
 COUNTS = ClientCounts(train=1000, val=100, test=200)
 CPU = torch.device("cpu")
@@ -118,6 +120,90 @@ def test_classes_and_labels_are_dealt_evenly(coded) -> None:
     for image, label in zip(support.x.flatten(0, 1), support.y.flatten().tolist(), strict=True):
         counts[shard.index(coded.read(image)[0]), label] += 1
     assert chisquare(counts.ravel()).pvalue > 1e-3  # the seed is fixed
+
+
+# Labels, and episodes of evaluation
+
+
+def kinds(coded, episode: Episode) -> dict[int, int]:
+    """The class of each label of an episode."""
+    found: dict[int, set[int]] = {}
+    for part in episode:
+        for image, label in zip(part.x, part.y.tolist(), strict=True):
+            found.setdefault(label, set()).add(coded.read(image)[0])
+    return {label: kind for label, (kind,) in found.items()}
+
+
+def every_episode(federation: OmniglotFederation, client: int) -> list[Episode]:
+    """Three of each of two rounds of training, and three of evaluation."""
+    addresses: list[tuple[Purpose, int]] = [("train", 1), ("train", 2), ("evaluate", 0)]
+    drawn = [federation.draw(np.array([client]), 3, 0, *where).draw(0) for where in addresses]
+    return [episodes.draw(index) for episodes in drawn for index in range(3)]
+
+
+@given(seed=seeds, client=st.integers(0, 1299))
+@quick
+def test_a_client_keeps_the_number_of_its_class(coded, seed, client) -> None:
+    """In every draw, round and purpose, and over all of its five characters."""
+    federation = opened(pooled(labels="client"), coded.characters, seed)
+    numbers = [kinds(coded, episode) for episode in every_episode(federation, client)]
+    assert all(number == numbers[0] for number in numbers)
+    assert set(numbers[0].values()) == set(federation.shard(client).tolist())
+
+
+def test_a_client_that_keeps_its_numbers_draws_other_drawings(coded) -> None:
+    """5 x 5 of 20 drawings: none of nine episodes is equal to another."""
+    federation = opened(pooled(labels="client"), coded.characters)
+    seen = [episode.support.x for episode in every_episode(federation, 3)]
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_by_default_classes_are_numbered_anew_in_every_draw(coded) -> None:
+    """Nine numberings of five classes are all equal with a chance of 120^-8."""
+    numbers = [kinds(coded, e) for e in every_episode(opened(pooled(), coded.characters), 3)]
+    assert any(number != numbers[0] for number in numbers)
+    assert {frozenset(number.values()) for number in numbers} == {frozenset(numbers[0].values())}
+
+
+def test_kept_numbers_move_neither_shards_nor_drawings(coded) -> None:
+    """Label l of the kept numbering is the l-th class of the same shard."""
+    anew, kept = (opened(pooled(labels=how), coded.characters) for how in ("episode", "client"))
+    assert np.array_equal(anew.shard(3), kept.shard(3))
+    for mine, theirs in zip(every_episode(anew, 3), every_episode(kept, 3), strict=True):
+        one, other = ([coded.read(x)[1] for x in episode.query.x] for episode in (mine, theirs))
+        assert one == other
+
+
+@pytest.mark.parametrize(
+    ("changes", "evaluate"),
+    [
+        ({}, (5, 2, 3)),
+        ({"ways": 3}, (3, 2, 3)),
+        ({"shots": 5}, (5, 5, 3)),
+        ({"queries": 1}, (5, 2, 1)),
+        ({"ways": 2, "shots": 1, "queries": 19}, (2, 1, 19)),
+    ],
+)
+@pytest.mark.parametrize("federation", ["pooled", "alphabet"])
+def test_episodes_of_evaluation_may_be_of_other_sizes(
+    coded, federation: str, changes, evaluate
+) -> None:
+    make = pooled if federation == "pooled" else by_alphabet
+    dataset = replace(make(), evaluation=ClassChanges(**changes))
+    assert dataset.outputs == 5
+    found, ids = opened(dataset, coded.characters), np.array([4, 2])
+    shapes: list[tuple[Purpose, tuple[int, int, int]]] = [
+        ("train", (5, 2, 3)),
+        ("evaluate", evaluate),
+    ]
+    for purpose, (ways, shots, queries) in shapes:
+        assert found.lengths(ids, purpose).tolist() == [ways * (shots + queries)] * 2
+        drawn = found.draw(ids, 2, 0, purpose)
+        assert drawn.support.y[1, 1].tolist() == shots * list(range(ways))
+        assert drawn.query.y[1, 1].tolist() == queries * list(range(ways))
+        classes = list(kinds(coded, drawn.draw(1).draw(1)).values())
+        assert len(set(classes)) == ways
+        assert set(classes) <= set(found.shard(2).tolist())
 
 
 @given(seed=seeds, client=st.integers(0, 1299))
@@ -498,6 +584,41 @@ def test_more_examples_than_drawings(coded, dataset: Omniglot) -> None:
         DataError, match=r"holds 20 drawings .* 5 \(shots\) \+ 16 \(queries\) = 21$"
     ):
         opened(dataset, coded.characters)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ways": 1}, "ways must be 2 or more, got 1"),
+        ({"ways": 6}, r"ways must be at most data\.ways 5, got 6"),
+        ({"shots": 0}, "shots must be 1 or more, got 0"),
+        ({"queries": 0}, "queries must be 1 or more, got 0"),
+    ],
+)
+def test_settings_of_evaluation_out_of_range(changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^data\.evaluation\.{message}$"):
+        pooled(evaluation=ClassChanges(**changes))
+
+
+def test_more_examples_in_evaluation_than_drawings(coded) -> None:
+    with pytest.raises(
+        DataError,
+        match=r"^data\.evaluation\.queries: .*20 drawings .* 2 \(shots\) \+ 19 \(queries\) = 21$",
+    ):
+        opened(pooled(evaluation=ClassChanges(queries=19)), coded.characters)
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"characters": 6}, "pooled with 6 and 5"),
+        ({"characters": 4}, "pooled with 4 and 5"),
+        ({"federation": "alphabet", "clients": None}, "alphabet with 5 and 5"),
+    ],
+)
+def test_kept_numbers_need_as_many_characters_as_ways(changes, got: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^data\.labels: client needs .* got {got}$"):
+        pooled(labels="client", **changes)
 
 
 @pytest.mark.parametrize(

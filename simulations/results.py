@@ -1,0 +1,134 @@
+"""The rows of a comparison as a table and a picture."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+from scipy.stats import t as student_t
+
+from fedmeta.tracking.plots import band, score_of
+from fedmeta.tracking.recorder import Row
+
+DISTINCT = 12
+"""Colours of the picture before the line style changes."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The seeds of one experiment together."""
+
+    rows: Sequence[Row]
+
+    @property
+    def name(self) -> str:
+        """The experiment."""
+        return str(self.rows[0]["name"])
+
+    @property
+    def measure(self) -> str:
+        """``accuracy``, else ``loss``."""
+        return score_of(self.rows[0]["test"]["after"])[0]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds, after adaptation."""
+        return fmean(row["test"]["after"][self.measure] for row in self.rows)
+
+    @property
+    def half(self) -> float:
+        """95 % t interval: over seeds where there are several, else over test clients."""
+        scores = [row["test"]["after"][self.measure] for row in self.rows]
+        if len(scores) == 1:
+            return float(self.rows[0]["test"]["after"][f"{self.measure}_ci95"] or math.nan)
+        spread = stdev(scores) / math.sqrt(len(scores))
+        return float(student_t.ppf(0.975, len(scores) - 1) * spread)
+
+    def cells(self) -> list[str]:
+        """The row of the table."""
+        first = self.rows[0]
+        scale, unit = (100, " %") if self.measure == "accuracy" else (1, "")
+        before = fmean(row["test"]["before"][self.measure] for row in self.rows)
+        published = first["published"]
+        around = f" ± {published['ci95']:g}" if "ci95" in published else ""
+        paper = f"{published['accuracy']:g}{around} %" if "accuracy" in published else ""
+        return [
+            self.name,
+            str(len(self.rows)),
+            f"{first['rounds']:,} x {first['clients']}",
+            f"{fmean(row['minutes'] for row in self.rows):.0f}",
+            f"{scale * before:.{2 if scale == 1 else 1}f}{unit}",
+            f"{scale * self.mean:.2f} ± {scale * self.half:.2f}{unit}",
+            str(len(first["test"]["curve"]) - 1),
+            paper,
+            f"{published['rounds']:,}" if "rounds" in published else "",
+        ]
+
+
+NARROW = (0, 1, 3, 4, 5, 7)
+"""The columns that fit a terminal."""
+HEADINGS = (
+    "experiment", "seeds", "rounds x clients", "minutes", "before", "after", "steps", "paper",
+    "its rounds",
+)  # fmt: skip
+
+
+def results(rows: Sequence[Row]) -> list[Result]:
+    """Rows by experiment, the best first."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row["name"]].append(row)
+    found = [Result(group) for group in groups.values()]
+    return sorted(found, key=lambda r: r.mean if r.measure == "loss" else -r.mean)
+
+
+def terminal_table(found: Sequence[Result]) -> Table:
+    """For a terminal."""
+    table = Table(title="unseen test clients, ± 95 %", title_justify="left")
+    for column in NARROW:
+        table.add_column(HEADINGS[column], justify="right" if column else "left")
+    for result in found:
+        table.add_row(*(result.cells()[column] for column in NARROW))
+    return table
+
+
+def markdown_table(found: Sequence[Result]) -> str:
+    """For a page."""
+    lines = [HEADINGS, ["---", *["--:"] * (len(HEADINGS) - 1)], *(r.cells() for r in found)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def draw_curves(found: Sequence[Result], out: Path) -> None:
+    """Validation scores after adaptation against client updates and minutes, the first seed of each."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.0, 5.6), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for position, result in enumerate(found):
+        row = result.rows[0]
+        colour = to_hex(colormaps["Paired"](position % DISTINCT))
+        style = "-" if position < DISTINCT else "--"
+        name, scale = score_of(row["val"][0])
+        updates = [point["round"] * row["clients"] for point in row["val"]]
+        for axes, x in zip(panels, (updates, [p["minutes"] for p in row["val"]]), strict=True):
+            band(axes, x, row["val"], name, scale, colour, style, result.name)
+    _label(panels, name)
+    handles, labels = panels[0].get_legend_handles_labels()
+    title = "best first;\nband: 95 % over clients"
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title)
+    figure.savefig(out)
+
+
+def _label(panels: Any, name: str) -> None:
+    panels[0].set_xlabel("client updates (rounds x clients)")
+    panels[1].set_xlabel("minutes of training")
+    unit = "accuracy (%)" if name == "accuracy" else "query loss"
+    panels[0].set_ylabel(f"{unit} after adaptation, unseen validation clients")
+    for axes in panels:
+        axes.grid(alpha=0.25)
