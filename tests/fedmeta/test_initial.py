@@ -1,91 +1,78 @@
-"""First params: the same on every machine, and cut in two between server and nodes."""
+"""What a federation begins with, and which of it travels."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
-from fedmeta.config import Experiment, parse
+from fedmeta.checkpoint import read_checkpoint, write_checkpoint
 from fedmeta.errors import ConfigError
-from fedmeta.initial import first_params, objective
-from fedmeta.objective import initial_params
+from fedmeta.initial import first_params
+from simulations.run import run
+from tests.simulations.conftest import small
 
-HEAD = {"head.weight", "head.bias"}
-BODY = {"linear0.weight", "linear0.bias"}
-LORA = {"lora/linear0.weight/a", "lora/linear0.weight/b"}
-ALL = HEAD | BODY
-SPLITS = {
-    "sgd, lr: 0.1, epochs: 1, batch_size: 4": (ALL, set()),
-    "maml, inner_lr: 0.1, inner_steps: 1": (ALL, set()),
-    "anil, inner_lr: 0.1, inner_steps: 1": (ALL, set()),
-    "anil, inner_lr: 0.1, inner_steps: 1, freeze: true": (HEAD, BODY),
-    "boil, inner_lr: 0.1, inner_steps: 1, freeze: true": (BODY, HEAD),
-    "maml, inner_lr: 0.1, inner_steps: 1, adapt: lora": (ALL | LORA, set()),
-    "maml, inner_lr: 0.1, inner_steps: 1, adapt: lora, freeze: true": (HEAD | LORA, BODY),
-    "maml, inner_lr: 0.1, inner_steps: 1, adapt: head, freeze: true, learn_rates: scalar": (
-        HEAD | {"rate/all"},
-        BODY,
-    ),
-    "fedper, lr: 0.1, epochs: 1, batch_size: 4": (BODY, HEAD),
-    "fedrep, lr: 0.1, epochs: 1, batch_size: 4": (BODY, HEAD),
-    "fedbabu, lr: 0.1, epochs: 1, batch_size: 4": (BODY, HEAD),
-    "ditto, lr: 0.1, epochs: 1, batch_size: 4, lam: 1": (ALL, {f"personal/{n}" for n in ALL}),
-}
+LORA = ("learner.adapt=lora", "learner.rank=2")
+NET = {"linear0.weight": (40, 1), "linear0.bias": (40,), "linear1.weight": (40, 40)}
+NET |= {"linear1.bias": (40,), "head.weight": (1, 40), "head.bias": (1,)}
 
 
-def experiment(learner: str, seed: int = 0, dtype: str = "float32") -> Experiment:
-    return parse(f"""
-        {{name: first, seed: {seed}, rounds: 1, model: {{name: mlp, hidden: [6]}}, strategy: {{}},
-        data: {{name: sinusoid, shots: 4, queries: 5, examples: 12,
-                clients: {{train: 9, val: 5, test: 5}}}},
-        learner: {{name: {learner}}}, cohort: {{clients: 3}}, engine: {{dtype: {dtype}}},
-        evaluation: {{every: 1, steps: 1, clients: 5}}}}""")
+def trained(path: Path, **changed: torch.Tensor) -> Path:
+    """A file of params that no seed would draw."""
+    params = {name: torch.full(shape, 0.5) for name, shape in NET.items()}
+    write_checkpoint(path, params | changed, {})
+    return path
 
 
-@pytest.mark.parametrize("learner", SPLITS)
-def test_what_travels_and_what_stays(learner: str) -> None:
-    """Together they are what the learner began with, each param in one part."""
-    found = experiment(learner)
-    travels, stays = first_params(found)
-    assert (set(travels), set(stays)) == SPLITS[learner]
-    model = initial_params(objective(found).module, 0, torch.float32)
-    for name, values in model.items():
-        assert (travels | stays)[name].shape == values.shape
+def test_the_seed_decides_what_a_federation_begins_with() -> None:
+    (first, _), (again, _), (other, _) = (first_params(small(f"seed={s}")) for s in (0, 0, 1))
+    assert {name: tuple(value.shape) for name, value in first.items()} == NET
+    assert all(first[name].equal(again[name]) for name in NET)
+    assert not first["linear1.weight"].equal(other["linear1.weight"])
 
 
-@pytest.mark.parametrize("learner", SPLITS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_server_and_node_agree_to_the_bit(learner: str, dtype: str) -> None:
-    """From the experiment as text, which is all that a node has of it, and without a global seed."""
-    found = first_params(experiment(learner, 3, dtype))
-    torch.manual_seed(99)
-    again = first_params(parse(experiment(learner, 3, dtype).to_yaml()))
-    for mine, theirs in zip(found, again, strict=True):
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(theirs[name], values) for name, values in mine.items())
-        assert {values.dtype for values in mine.values()} <= {getattr(torch, dtype)}
+def test_a_run_can_begin_with_the_params_that_another_ended_with(tmp_path: Path) -> None:
+    found = run(small(), tmp_path / "run").params
+    file = tmp_path / "run" / "params.safetensors"
+    begun, private = first_params(small(f"start={file}", "seed=5"))
+    assert private == {}
+    assert all(begun[name].equal(found[name]) for name in NET)
+    drawn, _ = first_params(small())
+    assert not begun["head.weight"].equal(drawn["head.weight"])
+    assert read_checkpoint(file)[1] == {"name": "quickstart", "round": 4}
 
 
-@pytest.mark.parametrize("learner", [name for name, (_, stays) in SPLITS.items() if stays])
-def test_another_seed_keeps_other_params_at_home(learner: str) -> None:
-    one, other = (first_params(experiment(learner, seed))[1] for seed in (0, 1))
-    assert one.keys() == other.keys()
-    assert not all(torch.equal(other[name], values) for name, values in one.items())
+def test_what_is_frozen_stays_on_the_node_as_it_was_trained(tmp_path: Path) -> None:
+    file = trained(tmp_path / "x.safetensors")
+    travels, stays = first_params(small(f"start={file}", *LORA, "learner.freeze=true"))
+    lora = {f"lora/linear{i}.weight/{part}" for i in (0, 1) for part in "ab"}
+    assert set(travels) == lora | {"head.weight", "head.bias"}
+    assert set(stays) == set(NET) - {"head.weight", "head.bias"}
+    assert all(bool((value == 0.5).all()) for value in stays.values())
 
 
-def test_adapters_are_drawn_apart_from_the_model() -> None:
-    """They change nothing that the model began with."""
-    plain = first_params(experiment("maml, inner_lr: 0.1, inner_steps: 1"))[0]
-    lora = first_params(experiment("maml, inner_lr: 0.1, inner_steps: 1, adapt: lora"))[0]
-    assert all(torch.equal(lora[name], values) for name, values in plain.items())
+def test_what_the_learner_put_beside_the_params_goes_on_too(tmp_path: Path) -> None:
+    rate = {"rate/all": torch.tensor(0.07)}
+    file = trained(tmp_path / "x.safetensors", **rate)
+    travels, _ = first_params(small(f"start={file}", "learner.learn_rates=scalar"))
+    assert travels["rate/all"] == torch.tensor(0.07)
 
 
-@pytest.mark.parametrize(
-    ("learner", "message"),
-    [
-        ("maml, inner_lr: 0.1, inner_steps: 1, adapt: [nothing.*]", "'nothing.*' matches no param"),
-        ("protonet", "protonet needs classes, the data has mean_squared_error"),
-    ],
-)
-def test_a_learner_that_does_not_fit_the_model_is_refused(learner: str, message: str) -> None:
-    with pytest.raises(ConfigError) as refusal:
-        first_params(experiment(learner))
-    assert message in str(refusal.value)
+def test_personal_params_begin_as_the_trained_ones(tmp_path: Path) -> None:
+    file = trained(tmp_path / "x.safetensors")
+    ditto = "learner={name: ditto, lr: 0.01, epochs: 1, batch_size: 5, lam: 1.0}"
+    _, stays = first_params(small(f"start={file}", "learner=null", ditto))
+    assert bool((stays["personal/head.weight"] == 0.5).all())
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"start: .*nowhere\.safetensors: there is no checkpoint"):
+        first_params(small(f"start={tmp_path / 'nowhere.safetensors'}"))
+    wide = trained(tmp_path / "wide.safetensors", **{"head.weight": torch.zeros(3, 40)})
+    with pytest.raises(ConfigError, match=r"start: head\.weight has shape \[3, 40\] in the file"):
+        first_params(small(f"start={wide}"))
+    write_checkpoint(tmp_path / "other.safetensors", {"w": torch.zeros(1)}, {})
+    with pytest.raises(ConfigError, match="start: the file has none of the params linear0"):
+        first_params(small(f"start={tmp_path / 'other.safetensors'}"))
+    (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04 pickle")
+    with pytest.raises(ConfigError, match="is not a readable checkpoint"):
+        first_params(small(f"start={tmp_path / 'bad.safetensors'}"))

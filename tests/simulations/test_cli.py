@@ -110,8 +110,8 @@ class Odd:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["learner.adapt=head"], ["learner.adapt", "head needs a head", "only.weight"]),
-        (["learner.adapt=lora"], ["learner.adapt", "lora needs a head", "only.weight"]),
+        (["learner.adapt=head"], ["learner", "head needs a head", "only.weight"]),
+        (["learner.adapt=lora"], ["learner", "lora needs a head", "only.weight"]),
         (["model.twice=false"], ["learner.order: 2", "second derivatives", "cdist"]),
     ],
 )

@@ -76,7 +76,7 @@ def test_body_and_head_are_all_and_share_nothing() -> None:
 @pytest.mark.parametrize("adapt", ["head", "body", "lora", "film"])
 def test_a_model_without_a_head_is_refused_with_its_params_named(adapt: str) -> None:
     message = (
-        rf"^learner\.adapt: {adapt} needs a head, params named head\.\*; "
+        rf"^learner: {adapt} needs a head, params named head\.\*; "
         r"the model has first\.weight, first\.bias$"
     )
     with pytest.raises(ConfigError, match=message):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import pytest
@@ -77,7 +78,12 @@ MODELS: dict[str, Model] = {
     "mlp norm": Mlp([4, 4], norm=True, activation="tanh"),
     "mlp": Mlp([4, 4]),
 }
-LOSSES: tuple[Kind, ...] = ("cross_entropy", "mean_squared_error")
+KINDS: dict[str, Kind] = {
+    "conv4 strided": "cross_entropy",
+    "conv4 pooled": "mean_squared_error",
+    "mlp norm": "cross_entropy",
+    "mlp": "mean_squared_error",
+}
 WAYS, CLIENTS, PROGRESS = 3, 3, 0.07
 ROUNDING = 1e-12
 
@@ -136,21 +142,20 @@ def opened(learner: Learner, model: Model, kind: Kind) -> Case:
     return Case(learner, loss, params, noise(shape, kind, learner.draws))
 
 
-@pytest.fixture(scope="module", params=LOSSES)
-def kind(request) -> Kind:
-    return request.param
+def combinations() -> list[tuple[str, str, Kind]]:
+    """Every learner with every model; tests/fedmeta/test_engines.py has more of them in training."""
+    found: list[tuple[str, str, Kind]] = []
+    for name, (model, kind) in product(CASES, KINDS.items()):
+        adapters = "lora" in name or "film" in name
+        if name in SETTINGS or model == "mlp norm" or (model == "conv4 strided" and adapters):
+            found.append((name, model, "cross_entropy" if "protonet" in name else kind))
+    return found
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def model(request) -> str:
-    return request.param
-
-
-@pytest.fixture(scope="module", params=CASES)
-def case(request, model: str, kind: Kind) -> Case:
-    if request.param.startswith("protonet") and kind != "cross_entropy":
-        pytest.skip("protonet needs classes: test_protonet.py")
-    return opened(CASES[request.param], MODELS[model], kind)
+@pytest.fixture(scope="module", params=combinations(), ids=" - ".join)
+def case(request) -> Case:
+    name, model, kind = request.param
+    return opened(CASES[name], MODELS[model], kind)
 
 
 def agree(found: Any, expected: Any) -> None:
@@ -214,7 +219,7 @@ def test_a_client_of_a_chunk_does_not_see_its_neighbour(case: Case) -> None:
 
 
 def test_every_draw_counts(case: Case) -> None:
-    """Another last episode makes another delta, and one draw less is not enough."""
+    """Another first or last episode makes another delta."""
     client = case.of(0)
     for index in {0, case.learner.draws - 1}:
         other = tree_map(torch.clone, client)
@@ -242,13 +247,13 @@ def test_a_small_step_against_the_delta_lowers_the_learners_loss(case: Case) -> 
         return case.update(case.params | moved, client).metrics["loss"]
 
     slope = (after(-h) - after(h)) / (2 * h)
-    if gradient(case.learner):
+    if is_gradient(case.learner):
         assert slope.item() == pytest.approx(squared.item(), rel=1e-5)
     elif not any("norm" in name for name in case.params):
         assert slope > 0
 
 
-def gradient(learner: Learner) -> bool:
+def is_gradient(learner: Learner) -> bool:
     if isinstance(learner, Maml):
         return learner.order == 2 and learner.local_steps == 1
     return isinstance(learner, ProtoNet)

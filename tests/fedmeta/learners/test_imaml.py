@@ -15,7 +15,7 @@ from fedmeta.types import Batch, Episode, Params
 LAM, RATE = 2.0, 0.3
 EXACT = {
     "gradient_descent": Imaml(LAM, RATE, 60, cg_steps=4),  # 1 - 0.3 (lam + [1, 2]): 0.2^60 is left
-    "hessian_free": Imaml(LAM, RATE, 1, inner="hessian_free", cg_steps=4),  # one Newton step
+    "hessian_free": Imaml(LAM, 1.0, 1, inner="hessian_free", cg_steps=4),  # one Newton step
 }
 
 
@@ -114,6 +114,19 @@ def test_trajectory_solves_the_inner_problem(quadratic, points, hessians, inner:
     assert torch.equal(found[0], w)
 
 
+@pytest.mark.parametrize(("rate", "taken"), [(0.3, 0.3), (1.0, 1.0), (1.6, 0.8), (4.0, 1.0)])
+def test_a_newton_step_is_the_best_of_a_few_lengths(
+    quadratic, points, hessians, rate: float, taken: float
+) -> None:
+    """A length t leaves ``1 - t`` of ``w - v*``. Tried are 1, 1/2, 1/4, 1/8 and 0 of the rate."""
+    w, support = points(2, 4)
+    a, one = hessians(4), torch.eye(4).to(w)
+    learner = replace(EXACT["hessian_free"], inner_lr=rate)
+    walk = learner.trajectory(quadratic, {"w": w}, quadratic.batch(support, a), 1)
+    best = torch.linalg.solve(a + LAM * one, a @ support + LAM * w)
+    close(list(walk)[-1]["w"], best + (1 - taken) * (w - best))
+
+
 @pytest.mark.parametrize("inner", EXACT)
 def test_negative_curvature_gives_numbers_and_a_remark(quadratic, points, inner: str) -> None:
     """``I + H / lam = -4 I`` has no positive direction: no step is taken, all of it is left."""
@@ -203,7 +216,7 @@ def delta(learner: Imaml, objective: Objective, params: Params, episode: Episode
 
 NET = {
     "gradient_descent": Imaml(LAM, 0.2, 100, cg_steps=9),
-    "hessian_free": Imaml(LAM, 0.2, 6, inner="hessian_free", cg_steps=9),
+    "hessian_free": Imaml(LAM, 1.0, 6, inner="hessian_free", cg_steps=9),
 }
 
 
@@ -317,7 +330,7 @@ def test_settings_out_of_range(key: str, value: float) -> None:
 
 
 def test_a_rate_that_diverges_is_refused() -> None:
-    """The proximal term alone multiplies by ``1 - lam lr``; Newton steps have no rate."""
+    """The proximal term alone multiplies by ``1 - lam lr``; Newton steps look before they go."""
     with pytest.raises(ConfigError, match=r"must be below 2, .*; got 20\.0 \* 0\.1 = 2$"):
         Imaml(20.0, 0.1, 1)
     assert Imaml(20.0, 0.1, 1, inner="hessian_free").draws == 1

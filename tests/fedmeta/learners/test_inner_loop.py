@@ -1,8 +1,20 @@
 import pytest
 import torch
+from torch.func import grad
 
-from fedmeta.learners.inner_loop import RmsAdam, Sgd, descend, every_example, last, minibatches
-from fedmeta.types import Batch, Episode
+from fedmeta.learners.inner_loop import (
+    RmsAdam,
+    Sgd,
+    beside,
+    descend,
+    difference,
+    every_example,
+    last,
+    local_steps,
+    minibatches,
+    norm,
+)
+from fedmeta.types import Batch, Episode, Metrics, Params
 
 
 def numbered(total: int) -> Batch:
@@ -73,3 +85,62 @@ def test_first_step_of_rms_adam_is_the_sign_of_the_gradient(quadratic, points) -
     gap = w - centre
     expected = w - 0.05 * gap / (gap.abs() + 1e-8)
     torch.testing.assert_close(stepped["w"], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(0.1), RmsAdam(0.1)], ids=lambda o: type(o).__name__)
+def test_first_order_walks_the_same_way_and_sees_through_as_if_it_were_constant(
+    quadratic, points, hessians, optimizer
+) -> None:
+    """``w_k = w - constants``: the outer gradient of ``sum w_k`` is all ones; second order it is not."""
+    w, bowl = points(4), quadratic.batch(points(4), hessians(4))
+
+    def end(params: Params, order: int) -> torch.Tensor:
+        return last(descend(quadratic, params, [bowl] * 3, optimizer, order))["w"]
+
+    torch.testing.assert_close(end({"w": w}, 1), end({"w": w}, 2), atol=0, rtol=0)
+    first, second = (grad(lambda p, o=o: end(p, o).sum())({"w": w})["w"] for o in (1, 2))
+    torch.testing.assert_close(first, torch.ones_like(w), atol=1e-15, rtol=0)
+    assert (second - 1).abs().max() > 0.01
+
+
+def test_beside_holds_the_others(points) -> None:
+    fixed, moving = {"a": points(2), "b": points(2)}, {"b": points(2)}
+
+    def loss(params: Params, batch: Batch) -> torch.Tensor:
+        return (params["a"] * params["b"]).sum()
+
+    partial = beside(fixed, loss)
+    assert partial(moving, numbered(1)) == fixed["a"] @ moving["b"]
+    assert torch.equal(grad(partial)(moving, numbered(1))["b"], fixed["a"])
+
+
+@pytest.mark.parametrize(("draws", "steps"), [(6, 1), (6, 2), (6, 3), (6, 6), (1, 1)])
+def test_local_steps_share_the_episodes_in_order(draws: int, steps: int) -> None:
+    """Equal shares, each draw once; a direction that is the mean of its draws' targets."""
+    targets = torch.arange(draws, dtype=torch.float64)[:, None]
+    episodes = Episode(Batch(targets, targets), Batch(targets, targets))
+    seen = []
+
+    def direction(params: Params, episode: Episode) -> tuple[Params, Metrics]:
+        seen.append((params["w"].item(), episode.support.y.item()))
+        return {"w": episode.query.y[0]}, {"loss": episode.query.y[0]}
+
+    start = torch.tensor(100.0, dtype=torch.float64)
+    update = local_steps(direction, {"w": start}, episodes, steps, 0.5)
+    assert [target for _, target in seen] == targets[:, 0].tolist()
+    share, at = draws // steps, 100.0
+    for step in range(steps):
+        assert {w for w, _ in seen[step * share : (step + 1) * share]} == {at}
+        at -= 0.5 * sum(range(step * share, (step + 1) * share)) / share
+    assert (start - update.delta["w"]).item() == at
+    assert update.metrics["loss"] == targets.mean()
+
+
+def test_a_delta_is_before_minus_after_of_what_is_after() -> None:
+    before = {"a": torch.tensor(3.0), "b": torch.tensor(5.0)}
+    assert difference(before, {"b": torch.tensor(1.0)}) == {"b": torch.tensor(4.0)}
+
+
+def test_the_norm_goes_over_all_tensors() -> None:
+    """3-4-12-13, twice Pythagoras."""
+    assert norm({"a": torch.tensor([[3.0], [4.0]]), "b": torch.tensor(-12.0)}) == 13

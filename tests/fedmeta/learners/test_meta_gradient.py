@@ -97,14 +97,14 @@ def opened(net: str, settings: dict[str, Any]) -> tuple[Objective, Params]:
 SHAPES = {"conv4": (1, 8, 8), "mlp": (4,)}
 
 
-def cohort(net: str, draws: int, examples: int = 6) -> Episode:
-    """Two clients' noise in three classes."""
+def cohort(net: str, draws: int, examples: int = 6, clients: int = 2) -> Episode:
+    """Noise in three classes."""
     generator = torch.Generator().manual_seed(1)
 
     def batch() -> Batch:
-        shape = (2, draws, examples, *SHAPES[net])
+        shape = (clients, draws, examples, *SHAPES[net])
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return Batch(x, torch.arange(3).repeat(examples // 3).expand(2, draws, -1))
+        return Batch(x, torch.arange(3).repeat(examples // 3).expand(clients, draws, -1))
 
     return Episode(batch(), batch())
 
@@ -121,7 +121,7 @@ def both_ways(
                 objective, params, episodes, progress
             ),
             params,
-            cohort(net, learner.draws),
+            cohort(net, learner.draws, clients=2 if isinstance(engine, Vmap) else 1),
         )
         for learner in learners
     )

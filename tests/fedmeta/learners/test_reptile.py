@@ -72,6 +72,30 @@ def test_is_the_displacement_of_federated_averaging(quadratic, points, batch_siz
     assert torch.equal(reptile.metrics["loss"], averaging.metrics["loss"])
 
 
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_full_batches_on_a_general_quadratic(quadratic, points, hessians, steps: int) -> None:
+    """``w - w' = (I - J)(w - c)`` with ``J = (I - a H)^k``, the mean Hessian H and its centre c."""
+    w, support, query = points(3, 4)
+    a, b = hessians(4), hessians(4)
+    episode = Episode(quadratic.batch(support, a, 2), quadratic.batch(query, b, 2))
+    found = Reptile(RATE, steps, 4).update(quadratic, {"w": w}, quadratic.stack([episode]))
+    mean = (a + b) / 2
+    centre = torch.linalg.solve(mean, (a @ support + b @ query) / 2)
+    left = torch.linalg.matrix_power(torch.eye(4).to(w) - RATE * mean, steps)
+    close(found.delta["w"], (torch.eye(4).to(w) - left) @ (w - centre))
+
+
+def test_server_rate_1_and_a_uniform_mean_are_federated_averaging(quadratic, points) -> None:
+    """``w - mean(delta)`` is the mean of what the clients reach, ``c_i + rho (w - c_i)``."""
+    w, centres = points(4), points(3, 4)
+    deltas = [
+        Reptile(RATE, 2, 2).update(quadratic, {"w": w}, quadratic.episodes([c], [c])).delta["w"]
+        for c in centres
+    ]
+    reached = centres + (1 - RATE) ** 2 * (w - centres)
+    close(w - torch.stack(deltas).mean(dim=0), reached.mean(dim=0))
+
+
 @pytest.mark.parametrize("inner_optimizer", ["sgd", "adam"])
 def test_several_episodes_are_averaged_and_share_no_moments(
     quadratic, points, inner_optimizer: str

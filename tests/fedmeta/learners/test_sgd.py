@@ -4,6 +4,8 @@ from torch import Tensor
 
 from fedmeta.errors import ConfigError
 from fedmeta.learners.sgd import LocalSgd
+from fedmeta.models.mlp import Mlp
+from fedmeta.objective import Objective, initial_params
 from fedmeta.types import Batch, Episode
 
 RATE = 0.3
@@ -45,6 +47,52 @@ def test_two_epochs_of_minibatches_see_every_example_twice(
         walked = centre + (1 - RATE) * (walked - centre)
     assert steps * full >= 2 * 5 > (steps - 1) * full
     close(found.delta["w"], w - walked)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_full_batches_on_a_general_quadratic(quadratic, points, hessians, epochs: int) -> None:
+    """``w - w' = (I - J)(w - c)`` with ``J = (I - a H)^E``, the mean Hessian H and its centre c."""
+    w, support, query = points(3, 4)
+    a, b = hessians(4), hessians(4)
+    episode = Episode(quadratic.batch(support, a), quadratic.batch(query, b))
+    found = LocalSgd(RATE, epochs, 2).update(quadratic, {"w": w}, quadratic.stack([episode]))
+    mean, eye = (a + b) / 2, torch.eye(4).to(w)
+    centre = torch.linalg.solve(mean, (a @ support + b @ query) / 2)
+    left = torch.linalg.matrix_power(eye - RATE * mean, epochs)
+    close(found.delta["w"], (eye - left) @ (w - centre))
+
+
+def test_one_full_batch_is_a_step_of_federated_sgd(points, relative_error) -> None:
+    """The delta is the rate times the gradient of the mean loss over all examples."""
+    objective = Objective(Mlp([4], activation="tanh").build((3,), 3), "cross_entropy")
+    params = initial_params(objective.module, 0, torch.float64)
+    x, y = points(1, 9, 3), torch.arange(3).repeat(3)[None]
+    episodes = Episode(Batch(x[:, :3], y[:, :3]), Batch(x[:, 3:], y[:, 3:]))
+    found = LocalSgd(RATE, 1, 9).update(objective, params, episodes).delta
+    leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
+    grads = torch.autograd.grad(objective(leaves, Batch(x[0], y[0])), list(leaves.values()))
+    expected = {name: RATE * g for name, g in zip(params, grads, strict=True)}
+    assert relative_error(found, expected) < 1e-12
+
+
+@pytest.mark.parametrize("size", [2, 4, 9])
+def test_equals_torch_sgd_on_a_net(points, relative_error, size: int) -> None:
+    """Two epochs of 9 examples, batches that run on across the end."""
+    objective = Objective(Mlp([4], activation="tanh").build((3,), 2), "mean_squared_error")
+    params = initial_params(objective.module, 0, torch.float64)
+    x, y = points(9, 3), points(9, 2)
+    episodes = Episode(Batch(x[None, :4], y[None, :4]), Batch(x[None, 4:], y[None, 4:]))
+    found = LocalSgd(RATE, 2, size).update(objective, params, episodes)
+    leaves = {name: w.clone().requires_grad_() for name, w in params.items()}
+    steps = torch.optim.SGD(leaves.values(), lr=RATE)
+    for start in range(0, 18, size):
+        batch = [i % 9 for i in range(start, start + size)]
+        steps.zero_grad()
+        objective(leaves, Batch(x[batch], y[batch])).backward()
+        steps.step()
+    expected = {name: params[name] - w.detach() for name, w in leaves.items()}
+    assert relative_error(found.delta, expected) < 1e-12
+    close(found.metrics["loss"], objective(leaves, Batch(x, y)).detach())
 
 
 def test_equal_curvatures_settle_at_the_weighted_mean_of_the_centres(quadratic, points) -> None:
