@@ -45,7 +45,7 @@ def unpack_work(content: RecordDict) -> Work:
     return Work(
         experiment=str(record["experiment"]),
         round=int(record["round"]),  # type: ignore[arg-type]
-        clients=list(record["clients"]),  # type: ignore[arg-type]
+        clients=[int(client) for client in record["clients"]],  # type: ignore[union-attr]
         weight_column=str(record["weight_column"]),
         run=str(record["run"]),
     )

@@ -45,9 +45,7 @@ def adapted(adapt: Any, names: Iterable[str]) -> list[str]:
     model = own(dict.fromkeys(names))  # type: ignore[arg-type]
     head = [name for name in model if fnmatchcase(name, HEAD)]
     if adapt in ("head", "body", "lora", "film") and not head:
-        raise ConfigError(
-            f"learner: {adapt} needs a head, params named {HEAD}; {_have(model)}"
-        )
+        raise ConfigError(f"learner: {adapt} needs a head, params named {HEAD}; {_have(model)}")
     if adapt in ("lora", "film"):
         return [name for name in names if name.startswith(f"{adapt}/")] + head
     if adapt == "body":

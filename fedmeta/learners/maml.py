@@ -103,7 +103,7 @@ class Maml(Learner):
     def update(
         self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
     ) -> Update:
-        """The client's delta and its mean query loss after adaptation."""
+        """The client's delta and its mean query loss after adaptation (with MSL the weighted one)."""
         if progress < self.first_order_until:
             return replace(self, order=1, first_order_until=0.0).update(
                 loss, params, episodes, progress

@@ -603,7 +603,7 @@ def test_settings_of_evaluation_out_of_range(changes, message: str) -> None:
 def test_more_examples_in_evaluation_than_drawings(coded) -> None:
     with pytest.raises(
         DataError,
-        match=r"^data\.evaluation\.queries: .*20 drawings .* 2 \(shots\) \+ 19 \(queries\) = 21$",
+        match=r"^data\.evaluation: .*20 drawings .* 2 \(shots\) \+ 19 \(queries\) = 21$",
     ):
         opened(pooled(evaluation=ClassChanges(queries=19)), coded.characters)
 
