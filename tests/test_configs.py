@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from fedmeta.config import load
+from fedmeta.initial import first_params
 from simulations.run import run
 from strategies.stock import STRATEGIES
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(ROOT.rglob("*.yaml"))
+OTHER_COLUMNS = [
+    path for path in CONFIGS if path.parent.name in ("omniglot_5w5s", "omniglot_20w1s")
+]
+"""They differ from those of omniglot_5w1s in numbers alone."""
 ONE_ROUND = (
     "rounds=1",
     "cohort.clients=2",
@@ -22,7 +28,21 @@ ONE_ROUND = (
 )
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", OTHER_COLUMNS, ids=name)
+def test_another_column_fits_learner_model_and_data(path: Path) -> None:
+    experiment = load(path, [], STRATEGIES)
+    twin = load(ROOT / "reproduce" / "omniglot_5w1s" / path.name, [], STRATEGIES)
+    assert type(experiment.learner) is type(twin.learner)
+    assert experiment.published.accuracy is not None
+    travels, _ = first_params(experiment)
+    assert sum(value.numel() for value in travels.values()) > 100_000
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in OTHER_COLUMNS], ids=name)
 def test_runs_a_round(path: Path, tmp_path: Path) -> None:
     experiment = load(path, ONE_ROUND, STRATEGIES)
     data = experiment.sections["data"]
