@@ -89,27 +89,48 @@ class Cohort:
             alone = [self.train(params, [client], round, states) for client in clients]
             return reduce(_join, alone)
 
-    def evaluate(self, params: Params, clients: Sequence[int], steps: int, episodes: int) -> Scores:
-        """Scores of each client's query after 0..steps inner steps on its support."""
+    def evaluate(
+        self,
+        params: Params,
+        clients: Sequence[int],
+        steps: int,
+        episodes: int,
+        states: ClientStates | None = None,
+    ) -> Scores:
+        """Scores of each client's query after 0..steps inner steps on its support.
+
+        Given ``states``, the clients are such that took part, each with what it kept.
+        """
         try:
-            return self._evaluate(self._place(params), clients, steps, episodes)
+            return self._evaluate(self._place(params), clients, steps, episodes, states)
         except ConfigError:
             raise
         except Exception as error:
             if len(clients) == 1:
                 return Scores([], {}, {clients[0]: _reason(error)})
-            alone = [self.evaluate(params, [client], steps, episodes) for client in clients]
+            alone = [self.evaluate(params, [client], steps, episodes, states) for client in clients]
             return reduce(_join_scores, alone)
 
     def _evaluate(
-        self, params: Params, clients: Sequence[int], steps: int, episodes: int
+        self,
+        params: Params,
+        clients: Sequence[int],
+        steps: int,
+        episodes: int,
+        states: ClientStates | None,
     ) -> Scores:
-        def scores(params: Params, episodes: Episode) -> Metrics:
-            return curve(self.learner, self.objective, params, episodes, steps, self.transductive)
+        kept: Params = {}
+        if states and self.learner.keeps_state:
+            kept = states.read(clients, self.rounds + 1, self.private)
+
+        def scores(params: Params, each: tuple[Episode, Params]) -> Metrics:
+            own, state = each
+            begin = self.learner.personal(params | state) if states else params
+            return curve(self.learner, self.objective, begin, own, steps, self.transductive)
 
         def score(ids: Clients, positions: Tensor) -> Metrics:
             drawn = self.federation.draw(ids, episodes, self.seed, "evaluate")
-            return self.engine.map(scores, self.private | params, drawn)
+            return self.engine.map(scores, self.private | params, (drawn, select(kept, positions)))
 
         found = self._by_length(score, clients, "evaluate")
         return Scores(list(clients), {name: values.cpu() for name, values in found.items()})

@@ -23,9 +23,9 @@ def answer(message_type: str, content: RecordDict, states: Path) -> RecordDict:
 
     ``states`` is the node's folder for what its clients keep to themselves.
     """
-    if message_type == "train":
-        return _train(content, states)
-    return {"query": _query, "evaluate": _evaluate}[message_type](content)
+    if message_type == "query":
+        return _query(content)
+    return {"train": _train, "evaluate": _evaluate}[message_type](content, states)
 
 
 def _query(content: RecordDict) -> RecordDict:
@@ -47,12 +47,14 @@ def _train(content: RecordDict, states: Path) -> RecordDict:
     return pack_replies(summed(replies, work.weight_column) if work.weight_column else replies)
 
 
-def _evaluate(content: RecordDict) -> RecordDict:
+def _evaluate(content: RecordDict, states: Path) -> RecordDict:
     work = unpack_work(content)
     experiment, cohort = _open(work.experiment)
     params = unpack_params(content.array_records["params"])
     settings = experiment.evaluation
-    return pack_scores(cohort.evaluate(params, work.clients, settings.steps, settings.episodes))
+    kept = ClientStates.of(states, work.run) if work.run else None
+    asked = (work.clients, settings.steps, settings.episodes, kept)
+    return pack_scores(cohort.evaluate(params, *asked))
 
 
 @lru_cache(maxsize=1)

@@ -85,6 +85,9 @@ class EvaluationSettings:
     """Validation clients, the first of the split. All test clients are scored, once, at the end."""
     episodes: int = 1
     """Episodes per client, averaged."""
+    seen: int = 0
+    """Training clients that are scored too at the end, those that took part last, each with what it
+    kept and on what ``data.held_out`` kept from its training. The params are the last."""
     transductive: bool = True
     """Whether batch norm sees the queries of an episode together; else each with the support alone."""
     select: Literal["best", "last"] = "best"
@@ -95,6 +98,7 @@ class EvaluationSettings:
         _at_least("evaluation.steps", self.steps, 0)
         _at_least("evaluation.clients", self.clients, 1)
         _at_least("evaluation.episodes", self.episodes, 1)
+        _at_least("evaluation.seen", self.seen, 0)
 
 
 @dataclass(frozen=True)

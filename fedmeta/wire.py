@@ -21,7 +21,7 @@ class Work:
     weight_column: str = ""
     """Column to weight one summed reply with; empty for one delta per client."""
     run: str = ""
-    """In training: what clients keep their state under, the same when a run is resumed."""
+    """What clients keep their state under, the same when a run is resumed; empty where it plays no part."""
 
 
 def pack_params(params: Params) -> ArrayRecord:

@@ -139,9 +139,9 @@ def _run(
         if folder.exists():
             console.print(f"stopped; continue with: fedmeta run --resume {folder}", soft_wrap=True)
         raise
-    from simulations.listing import result_table
+    from simulations.listing import result_tables
 
-    console.print(result_table(outcome.summary))
+    console.print(*result_tables(outcome.summary), sep="\n")
     console.print(f"run folder: {folder}", soft_wrap=True)
     for picture in sorted((folder / "plots").glob("*.png")):
         console.print(f"picture:    {picture}", soft_wrap=True)
@@ -157,11 +157,11 @@ def _show(path: Path, overrides: list[str]) -> None:
 
 def _evaluate(folder: Path, overrides: list[str]) -> None:
     require("fedmeta", "server", "scipy", "matplotlib")
-    from simulations.listing import result_table
+    from simulations.listing import result_tables
     from simulations.run import evaluate_again
 
     summary = evaluate_again(folder, overrides)
-    console.print(result_table(summary))
+    console.print(*result_tables(summary), sep="\n")
 
 
 def _compare(words: list[str], seeds: str | None, out: Path, jobs: int, full: bool) -> None:

@@ -91,6 +91,7 @@ class Cell:
             "minutes": summary["seconds"] / 60,
             "published": {key: value for key, value in published.items() if value is not None},
             "test": {key: summary["test"][key] for key in ("clients", "before", "after", "curve")},
+            "seen": summary.get("seen"),
             "val": [
                 {"round": row["round"], "minutes": minutes[row["round"]]} | row["after"]
                 for row in rows

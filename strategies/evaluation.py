@@ -52,11 +52,20 @@ class Report:
 
 
 def evaluation_messages(
-    asked: Mapping[int, list[int]], params: ArrayRecord, experiment: str, round: int
+    asked: Mapping[int, list[int]],
+    params: ArrayRecord,
+    experiment: str,
+    round: int,
+    run: str = "",
 ) -> list[Message]:
-    """One message per node with the clients that it is asked to score."""
+    """One message per node with the clients that it is asked to score.
+
+    With ``run``, they took part in it and are scored with what they kept.
+    """
     return [
-        Message(pack_work(params, Work(experiment, round, hosted)), node, MessageType.EVALUATE)
+        Message(
+            pack_work(params, Work(experiment, round, hosted, run=run)), node, MessageType.EVALUATE
+        )
         for node, hosted in asked.items()
     ]
 

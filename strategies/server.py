@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
 from fedmeta.checkpoint import write_atomically, write_checkpoint
 from fedmeta.config import Experiment
-from fedmeta.data.federation import Split
+from fedmeta.data.federation import Clients, Split
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.initial import first_params
 from fedmeta.run_folder import write_json, write_lines
@@ -23,6 +24,7 @@ from fedmeta.wire import pack_params
 from strategies.evaluation import Report, collect, evaluation_messages
 from strategies.meta_strategy import MetaStrategy
 from strategies.roster import Roster, take_roster
+from strategies.sampling import sample
 from strategies.state import CONFIG, PARAMS, ServerState, load_state, save_state, selected
 
 TIMEOUT = 3600.0
@@ -81,8 +83,34 @@ def evaluate(
     clients = roster.clients(split)
     if split == "val":
         clients = clients[: experiment.evaluation.clients]
+    return _score(experiment, grid, roster, params, clients, split, round)
+
+
+def evaluate_seen(experiment: Experiment, grid: Grid, roster: Roster, state: ServerState) -> Report:
+    """Score the training clients that took part last, with the last params and what they kept."""
+    train, wanted = roster.clients("train"), experiment.evaluation.seen
+    seen: list[int] = []
+    for round in range(state.round, 0, -1):
+        chosen = sample(train, experiment.cohort.clients, experiment.seed, round).tolist()
+        seen += [client for client in chosen if client not in seen]
+        if len(seen) >= wanted:
+            break
+    clients = np.sort(np.array(seen[:wanted], dtype=np.int64))
+    return _score(experiment, grid, roster, state.params, clients, "train", state.round, state.run)
+
+
+def _score(
+    experiment: Experiment,
+    grid: Grid,
+    roster: Roster,
+    params: Params,
+    clients: Clients,
+    split: Split,
+    round: int,
+    run: str = "",
+) -> Report:
     asked = roster.assign(clients)
-    messages = evaluation_messages(asked, pack_params(params), experiment.to_yaml(), round)
+    messages = evaluation_messages(asked, pack_params(params), experiment.to_yaml(), round, run)
     replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
     report = collect(replies, asked, experiment)
     if not report.scores.clients:
@@ -99,6 +127,11 @@ def _check_counts(experiment: Experiment, roster: Roster) -> None:
     for split, key, wanted in wishes:
         if wanted > (have := len(roster.clients(split))):
             raise ConfigError(f"{key} must be at most the {have} {split} clients, got {wanted}")
+    if experiment.evaluation.seen and not experiment.sections["data"].get("held_out"):
+        raise ConfigError(
+            "evaluation.seen needs examples that training never drew: data.held_out must be 1 or "
+            "more, got 0"
+        )
 
 
 def _after_round(
@@ -151,6 +184,10 @@ def _conclude(
         "idle_rounds": tally.idle_rounds,
         "test": report.row(),
     }
+    if experiment.evaluation.seen:
+        seen = evaluate_seen(experiment, grid, strategy.roster, state)
+        recorders.record({"round": state.round, "split": "seen"} | seen.row())
+        summary["seen"] = seen.row()
     write_json(folder / "summary.json", summary)
     return params, summary
 

@@ -60,6 +60,9 @@ class Omniglot:
     labels: Literal["episode", "client"] = "episode"
     """``episode``: classes are numbered anew in every draw. ``client``: a client's class keeps its
     number, as private heads need it; a shard then has exactly ``ways`` characters."""
+    held_out: int = 0
+    """Drawings of each character of training clients that no training episode has; they are the
+    queries when clients that took part are scored (``evaluation.seen``)."""
     evaluation: ClassChanges = field(default_factory=ClassChanges)
     """Where episodes of evaluation have other numbers of classes or drawings."""
     root: str | None = None
@@ -80,6 +83,8 @@ class Omniglot:
         for where, purpose in PURPOSES:
             if (held := self.shard_size(purpose)) < 1:
                 raise ConfigError(f"{where}.characters must be 1 or more, got {held!r}")
+        if self.held_out < 0:
+            raise ConfigError(f"data.held_out must be 0 or more, got {self.held_out!r}")
         if self.labels == "client" and (self.federation, self.characters) != ("pooled", self.ways):
             raise ConfigError(
                 "data.labels: client needs the pooled federation with as many characters as ways, "
@@ -186,7 +191,11 @@ class OmniglotFederation:
         total, where = shots + queries, (seed, purpose, *address)
         classes = np.stack([self._draw_classes(int(c), draws, ways, *where) for c in clients])
         slots = (clients[:, None, None], np.arange(draws)[:, None], np.arange(ways))
-        drawings = choose(DRAWINGS, total, *where, "drawings", *slots)
+        drawings = choose(self._pool(purpose), total, *where, "drawings", *slots)
+        if purpose == "evaluate" and self.dataset.held_out:
+            kept = self._kept(shots, queries, *where, "drawings", *slots)
+            trained = np.isin(clients, self._ids["train"])[:, None, None, None]
+            drawings = np.where(trained, kept, drawings)
         images = self._gather(classes[..., None, :], np.moveaxis(drawings, -1, -2))
         labels = torch.arange(ways, device=images.device)
         labels = labels.expand(len(clients), draws, total, -1)
@@ -196,6 +205,16 @@ class OmniglotFederation:
                 for part in (slice(None, shots), slice(shots, None))
             )
         )
+
+    def _pool(self, purpose: Purpose) -> int:
+        """Drawings of a character that an episode of a client is drawn from."""
+        return DRAWINGS - (self.dataset.held_out if purpose == "train" else 0)
+
+    def _kept(self, shots: int, queries: int, *address: Part) -> Clients:
+        """Support from what training draws from, query from what is kept from it."""
+        known, held = self._pool("train"), self.dataset.held_out
+        support = choose(known, shots, *address)
+        return np.concatenate([support, known + choose(held, queries, *address)], axis=-1)
 
     def _draw_classes(self, client: int, draws: int, ways: int, *address: Part) -> Clients:
         shard = self.shard(client)
@@ -216,11 +235,17 @@ class OmniglotFederation:
     def _check_sizes(self) -> None:
         for where, purpose in PURPOSES:
             _, shots, queries = self.dataset.shape(purpose)
-            if shots + queries > DRAWINGS:
+            if shots + queries > (pool := self._pool(purpose)):
                 raise DataError(
-                    f"{where}: client 0 holds {DRAWINGS} drawings of each character, an episode "
+                    f"{where}: client 0 holds {pool} drawings of each character, an episode "
                     f"needs {shots} (shots) + {queries} (queries) = {shots + queries}"
                 )
+        held = self.dataset.held_out
+        if held and (queries > held or shots > DRAWINGS - held):
+            raise DataError(
+                f"data.held_out must be 0 or, of {DRAWINGS} drawings, leave {shots} (shots) and have "
+                f"{queries} (queries) of an evaluation, got {held}"
+            )
         for split, ids in self._ids.items():
             where, purpose = PURPOSES[0 if split == "train" else 1]
             if self.dataset.federation == "pooled":

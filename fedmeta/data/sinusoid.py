@@ -43,6 +43,9 @@ class Sinusoid:
     """Where given, shards are of unequal size, uniform from this to ``examples``."""
     frequencies: list[float] = field(default_factory=lambda: [1.0, 1.0])
     """Range of the angular frequency; Li et al. 2017 draw it too."""
+    held_out: int = 0
+    """Points of each training client that no training episode has; they are the queries when clients
+    that took part are scored (``evaluation.seen``)."""
     evaluation: Changes = field(default_factory=Changes)
     """Where episodes of evaluation have other numbers of examples."""
 
@@ -61,11 +64,19 @@ class Sinusoid:
             for name, value in (("shots", shots), ("queries", queries)):
                 if value is not None and value < 1:
                     raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
-            if shots + (queries or 1) > least:
+            pool = least - self.held_out if purpose == "train" else least
+            if shots + (queries or 1) > pool:
                 raise DataError(
-                    f"data.examples: client 0 holds {least} examples, an episode needs "
+                    f"data.examples: client 0 holds {pool} examples, an episode needs "
                     f"{shots} (shots) + {queries or 1} (queries) = {shots + (queries or 1)}"
                 )
+        if self.held_out < 0:
+            raise ConfigError(f"data.held_out must be 0 or more, got {self.held_out!r}")
+        if self.held_out and not (queries and queries <= self.held_out <= least - shots):
+            raise DataError(
+                f"data.held_out must be 0 or, of {least} examples, leave {shots} (shots) and have "
+                f"{queries} (queries) of an evaluation, got {self.held_out}"
+            )
 
     def split(self, purpose: Purpose) -> tuple[int, int | None]:
         """Support and query examples of an episode; None: the rest of the shard."""
@@ -124,7 +135,9 @@ class SinusoidFederation:
     def lengths(self, clients: Clients, purpose: Purpose) -> Clients:
         """Examples of an episode: all of the shard where the query takes the rest of it."""
         shots, queries = self.dataset.split(purpose)
-        return self.examples(clients) if queries is None else np.full(len(clients), shots + queries)
+        if queries is not None:
+            return np.full(len(clients), shots + queries)
+        return self.examples(clients) - (self.dataset.held_out if purpose == "train" else 0)
 
     def wave(
         self, clients: Clients
@@ -151,16 +164,34 @@ class SinusoidFederation:
             Batch(x_t[:, :, :shots], y_t[:, :, :shots]), Batch(x_t[:, :, shots:], y_t[:, :, shots:])
         )
 
-    def _points(self, clients: Clients, draws: int, total: int, *address: Part) -> Clients:
+    def _points(
+        self, clients: Clients, draws: int, total: int, seed: int, purpose: Purpose, *address: Part
+    ) -> Clients:
         """Which of its points each client draws, ``[clients, draws, total]``."""
-        held, where = self.examples(clients), np.arange(draws)
-        if self.dataset.least_examples is None:
-            return choose(self.dataset.examples, total, *address, clients[:, None], where)
-        each = [
-            choose(int(n), total, *address, client, where)
-            for client, n in zip(clients, held, strict=True)
-        ]
-        return np.stack(each)
+        held, where = self.dataset.held_out, (seed, purpose, *address)
+        known = self.examples(clients) - held
+        if purpose == "train":
+            return self._choose(known, total, clients, draws, *where)
+        free = self._choose(known + held, total, clients, draws, *where)
+        if not held:
+            return free
+        shots, _ = self.dataset.split(purpose)
+        support = self._choose(known, shots, clients, draws, *where)
+        query = choose(held, total - shots, *where, clients[:, None], np.arange(draws))
+        kept = np.concatenate([support, known[:, None, None] + query], axis=-1)
+        return np.where(np.isin(clients, self.clients("train"))[:, None, None], kept, free)
+
+    @staticmethod
+    def _choose(
+        sizes: Clients, count: int, clients: Clients, draws: int, *address: Part
+    ) -> Clients:
+        where = np.arange(draws)
+        if len(set(sizes.tolist())) == 1:
+            return choose(int(sizes[0]), count, *address, clients[:, None], where)
+        each = zip(clients, sizes, strict=True)
+        return np.stack(
+            [choose(int(size), count, *address, client, where) for client, size in each]
+        )
 
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.as_tensor(values[..., None]).to(self.device, self.dtype)

@@ -49,6 +49,10 @@ class Learner(ABC):
         run's rounds that lies behind. The delta names no private param.
         """
 
+    def personal(self, params: Params) -> Params:
+        """What a client that takes part predicts with, its private params among those it is given."""
+        return params
+
     def remark(self, metrics: Mapping[str, float]) -> str | None:
         """What a round's mean metrics should make a person look at, if anything."""
         return None

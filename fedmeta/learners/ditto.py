@@ -41,11 +41,15 @@ class Ditto(LocalSgd):
         """The personal params."""
         return frozenset(name for name in names if name.startswith(MINE))
 
+    def personal(self, params: Params) -> Params:
+        """The personal params, under the names of the model."""
+        return {n.removeprefix(MINE): v for n, v in params.items() if n.startswith(MINE)}
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` minibatch steps of a new personal model."""
-        shared, _ = _split(params)
+        shared = _shared(params)
         batches = minibatches(support, self.batch_size, steps)
         return descend(proximal(loss, shared, self.lam), shared, batches, Sgd(self.lr))
 
@@ -53,7 +57,7 @@ class Ditto(LocalSgd):
         self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
     ) -> Update:
         """The shared params' displacement, both losses after training, and the new personal params."""
-        shared, personal = _split(params)
+        shared, personal = _shared(params), self.personal(params)
         delta, metrics, _ = super().update(loss, shared, episodes, progress)
         examples = every_example(episodes.draw(0))
         personal = self.train(proximal(loss, shared, self.lam), personal, examples)
@@ -61,6 +65,5 @@ class Ditto(LocalSgd):
         return Update(delta, metrics | {"personal_loss": loss(personal, examples)}, state)
 
 
-def _split(params: Params) -> tuple[Params, Params]:
-    shared = {name: w for name, w in params.items() if not name.startswith(MINE)}
-    return shared, {name: params[MINE + name] for name in shared}
+def _shared(params: Params) -> Params:
+    return {name: w for name, w in params.items() if not name.startswith(MINE)}

@@ -17,7 +17,7 @@ class JsonLines:
         path = run.folder / "metrics.jsonl"
         if path.exists():
             rows = [row for row in read_lines(path) if row["round"] <= run.resumed_at]
-            write_lines(path, [row for row in rows if row["split"] != "test"])
+            write_lines(path, [row for row in rows if row["split"] not in ("test", "seen")])
         self._file = path.open("a", buffering=1)
 
     def record(self, row: Row) -> None:

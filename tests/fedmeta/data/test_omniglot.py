@@ -111,6 +111,36 @@ def test_all_drawings_take_part(coded) -> None:
         assert sorted(coded.read(image)[1] for image in images) == list(range(20))
 
 
+def test_training_never_draws_what_is_held_out(coded) -> None:
+    """Of 20 drawings 4 are held out; a client that took part is asked about these alone."""
+    few = ClientCounts(train=5, val=2, test=5)
+    federation = opened(pooled(clients=few, queries=2, held_out=4), coded.characters)
+
+    def drawn(client: int, purpose: Purpose) -> tuple[set, set]:
+        parts = federation.draw(np.array([client]), 60, 0, purpose)
+        return tuple({coded.read(image) for image in part.x.flatten(0, 2)} for part in parts)
+
+    trained = set.union(*drawn(3, "train"))
+    support, query = drawn(3, "evaluate")
+    assert (len(trained), len(query)) == (5 * 16, 5 * 4)
+    assert support <= trained
+    assert not query & trained
+    assert len(set.union(*drawn(9, "evaluate"))) == 5 * 20  # unseen: nothing is held out
+
+
+@pytest.mark.parametrize(
+    ("held_out", "error", "message"),
+    [
+        (-1, ConfigError, r"^data\.held_out must be 0 or more, got -1$"),
+        (2, DataError, r"^data\.held_out must be 0 or, of 20 .* 3 \(queries\) .*, got 2$"),
+        (16, DataError, r"holds 4 drawings .* 2 \(shots\) \+ 3 \(queries\) = 5$"),
+    ],
+)
+def test_what_is_held_out_must_fit(coded, held_out: int, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        opened(pooled(held_out=held_out), coded.characters)
+
+
 def test_classes_and_labels_are_dealt_evenly(coded) -> None:
     """In 2000 episodes of 5 out of 10 classes a class has a label 2000 / 10 = 200 times."""
     federation = opened(pooled(characters=10, shots=1, queries=1), coded.characters)

@@ -294,3 +294,48 @@ def test_a_shard_too_small_for_an_episode() -> None:
 def test_the_smallest_shard_has_an_episode_of_every_purpose(settings, message: str) -> None:
     with pytest.raises(DataError, match=message):
         unequal(**settings)
+
+
+# Examples that are held out
+
+
+def holding(**settings) -> SinusoidFederation:
+    few = ClientCounts(train=8, val=2, test=5)
+    dataset = Sinusoid(shots=3, queries=3, clients=few, examples=16, **settings)
+    return dataset.open(0, torch.device("cpu"), torch.float64)
+
+
+@pytest.mark.parametrize("least", [None, 12])
+def test_training_never_draws_what_is_held_out(least) -> None:
+    """Of 16 (or 12 to 16) points 4 are held out; clients that took part are asked about these alone."""
+    federation = holding(least_examples=least, held_out=4, evaluation=Changes(queries=2))
+    for client in range(4):
+        which = np.array([client])
+        drawn = [federation.draw(which, 30, 0, "train", round) for round in range(5)]
+        trained = {x for e in drawn for part in e for x in part.x.flatten().tolist()}
+        assert len(trained) == int(federation.examples(which)[0]) - 4
+        scored = federation.draw(which, 60, 0, "evaluate")
+        support, query = (set(part.x.flatten().tolist()) for part in scored)
+        assert support <= trained
+        assert len(query) == 4
+        assert not query & trained
+
+
+def test_unseen_clients_have_nothing_held_out() -> None:
+    free, held = (holding(held_out=h) for h in (0, 4))
+    test = np.array(free.clients("test"))[:5]
+    a, b = (f.draw(test, 2, 0, "evaluate") for f in (free, held))
+    assert all(x.equal(y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"held_out": -1}, ConfigError, r"data\.held_out must be 0 or more, got -1"),
+        ({"held_out": 2}, DataError, r"data\.held_out must be 0 or, .* 3 \(queries\) .*, got 2"),
+        ({"held_out": 11}, DataError, r"client 0 holds 5 examples, an episode needs 3 \(shots\)"),
+    ],
+)
+def test_what_is_held_out_must_fit(changes, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        holding(**changes)
