@@ -31,15 +31,16 @@ check: .venv/installed  ## Lint, types and tests.
 bench: .venv/installed  ## Time start-up, overhead and memory; see docs/results.md.
 	$(BIN)/python -m benchmarks.overhead
 
-REPRODUCE := $(BIN)/fedmeta compare --out runs/reproduce
+OUT ?= docs/reproduce
+REPRODUCE := $(BIN)/fedmeta compare --out $(OUT)
 OMNIGLOT := configs/reproduce/omniglot_5w1s
 
-reproduce: .venv/installed  ## Make the tables of docs/results.md; hours, and resumable run by run.
+reproduce: .venv/installed  ## Make what is missing of docs/reproduce; OUT=runs/reproduce makes all anew, in hours.
 	$(REPRODUCE)/omniglot_5w1s $(OMNIGLOT)/*.yaml
 	$(REPRODUCE)/omniglot_5w1s --seeds 1,2 $(OMNIGLOT)/maml.yaml $(OMNIGLOT)/reptile.yaml $(OMNIGLOT)/protonet.yaml
 	$(REPRODUCE)/sinusoid_finn configs/reproduce/sinusoid/finn_*.yaml
 	$(REPRODUCE)/sinusoid_frequency configs/reproduce/sinusoid/frequency_*.yaml
-	$(BIN)/python -m benchmarks.random_frequency runs/reproduce/sinusoid_frequency/runs
+	$(BIN)/python -m benchmarks.random_frequency $(OUT)/sinusoid_frequency/runs
 
 reproduce-full: .venv/installed  ## The papers' full schedules and the other columns: days on a CPU, for a GPU.
 	$(REPRODUCE)/omniglot_5w1s_full --full $(foreach name,$(PUBLISHED),$(OMNIGLOT)/$(name).yaml)

@@ -16,6 +16,8 @@ LEARNERS = ("maml", "meta-sgd")
 def row(runs: Path, learner: str, trained: int) -> str:
     """One run, scored with 5, 10 and 20 support points."""
     folder = runs / f"sinusoid-frequency-{learner}-{trained}-0"
+    if not folder.exists():
+        sys.exit(f"{folder}: is not there; remove its row beside it to train it again")
     scores = [
         evaluate_again(folder, [f"data.evaluation.shots={shots}"])["test"]["after"]
         for shots in SHOTS

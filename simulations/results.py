@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 from scipy.stats import t as student_t
@@ -14,8 +14,12 @@ from scipy.stats import t as student_t
 from fedmeta.tracking.plots import band, score_of
 from fedmeta.tracking.recorder import Row
 
-DISTINCT = 12
-"""Colours of the picture before the line style changes."""
+TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+"""Accuracies that the picture names."""
+COLOURS, STYLES = [f"C{position}" for position in range(10)], ("-", "--", ":")
+"""Of the lines: the style changes when the colours are used up."""
+BANDS = 6
+"""With more lines than these the picture leaves out their intervals."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Result:
         ]
 
 
-NARROW = (0, 1, 3, 4, 5, 7)
+NARROW = (0, 1, 5, 7)
 """The columns that fit a terminal."""
 HEADINGS = (
     "experiment", "seeds", "rounds x clients", "minutes", "before", "after", "steps", "paper",
@@ -90,7 +94,8 @@ def terminal_table(found: Sequence[Result]) -> Table:
     """For a terminal."""
     table = Table(title="unseen test clients, ± 95 %", title_justify="left")
     for column in NARROW:
-        table.add_column(HEADINGS[column], justify="right" if column else "left")
+        justify: Literal["left", "right"] = "right" if column else "left"
+        table.add_column(HEADINGS[column], justify=justify, overflow="fold")
     for result in found:
         table.add_row(*(result.cells()[column] for column in NARROW))
     return table
@@ -104,23 +109,23 @@ def markdown_table(found: Sequence[Result]) -> str:
 
 def draw_curves(found: Sequence[Result], out: Path) -> None:
     """Validation scores after adaptation against client updates and minutes, the first seed of each."""
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12.0, 5.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for position, result in enumerate(found):
-        row = result.rows[0]
-        colour = to_hex(colormaps["Paired"](position % DISTINCT))
-        style = "-" if position < DISTINCT else "--"
-        name, scale = score_of(row["val"][0])
+        row, (name, _) = result.rows[0], score_of(result.rows[0]["val"][0])
+        colour = COLOURS[position % len(COLOURS)]
+        style = STYLES[position // len(COLOURS) % len(STYLES)]
         updates = [point["round"] * row["clients"] for point in row["val"]]
         for axes, x in zip(panels, (updates, [p["minutes"] for p in row["val"]]), strict=True):
-            band(axes, x, row["val"], name, scale, colour, style, result.name)
+            if len(found) <= BANDS:
+                band(axes, x, row["val"], name, 1.0, colour, style, result.name)
+            else:
+                axes.plot(x, [p[name] for p in row["val"]], style, color=colour, label=result.name)
     _label(panels, name)
     handles, labels = panels[0].get_legend_handles_labels()
-    title = "best first;\nband: 95 % over clients"
+    title = "best first" + (";\nband: 95 % over clients" if len(found) <= BANDS else "")
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title)
     figure.savefig(out)
 
@@ -128,7 +133,11 @@ def draw_curves(found: Sequence[Result], out: Path) -> None:
 def _label(panels: Any, name: str) -> None:
     panels[0].set_xlabel("client updates (rounds x clients)")
     panels[1].set_xlabel("minutes of training")
-    unit = "accuracy (%)" if name == "accuracy" else "query loss"
-    panels[0].set_ylabel(f"{unit} after adaptation, unseen validation clients")
+    panels[0].set_ylabel(f"{name} after adaptation, unseen validation clients")
     for axes in panels:
         axes.grid(alpha=0.25)
+        if name == "accuracy":  # equal steps are equal odds: what differs is near 100 %
+            axes.set_yscale("logit", nonpositive="clip")
+            axes.set_ylim(0.3, 0.995)
+            axes.set_yticks(TICKS, [f"{100 * tick:.3g} %" for tick in TICKS])
+            axes.minorticks_off()
