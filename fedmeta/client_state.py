@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from fedmeta.checkpoint import read_checkpoint, write_checkpoint
-from fedmeta.errors import ConfigError
+from fedmeta.errors import ConfigError, DataError
 from fedmeta.types import Params
 
 
@@ -30,9 +30,12 @@ class ClientStates:
             raise ConfigError(f"the name of a run must be hexadecimal, got {run!r}")
         return cls(root / run)
 
-    def read(self, clients: Sequence[int], round: int, first: Params) -> Params:
-        """States ``[clients, ...]`` from before the round; ``first`` where a client has none."""
-        states = [self._read(client, round, first) for client in clients]
+    def read(self, clients: Sequence[int], round: int, first: Params, must: bool = False) -> Params:
+        """States ``[clients, ...]`` from before the round; ``first`` where a client has none.
+
+        Raises DataError where a client ``must`` have kept something and has not.
+        """
+        states = [self._read(client, round, first, must) for client in clients]
         return {name: torch.stack([state[name] for state in states]) for name in first}
 
     def write(self, clients: Sequence[int], round: int, states: Params) -> None:
@@ -45,8 +48,10 @@ class ClientStates:
             for stale in set(others) - set(before[-1:]):
                 self._path(client, stale).unlink(missing_ok=True)
 
-    def _read(self, client: int, round: int, first: Params) -> Params:
+    def _read(self, client: int, round: int, first: Params, must: bool) -> Params:
         before = [r for r in self._rounds(client) if r < round]
+        if not before and must:
+            raise DataError(f"client {client} kept nothing from training")
         if not before:
             return first
         state, _ = read_checkpoint(self._path(client, before[-1]))

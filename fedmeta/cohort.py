@@ -51,6 +51,8 @@ class Cohort:
     engine: Engine
     private: Params
     """The params that never travel, as every client begins with them."""
+    shapes: dict[str, torch.Size]
+    """Of the params that travel."""
     seed: int
     rounds: int
     transductive: bool
@@ -58,16 +60,20 @@ class Cohort:
     dtype: torch.dtype
 
     @classmethod
-    def open(cls, experiment: Experiment) -> "Cohort":
-        """Load the data and build the parts. Raises ConfigError or DataError."""
+    def open(cls, experiment: Experiment, trusted: bool = True) -> "Cohort":
+        """Load the data and build the parts. Raises ConfigError or DataError.
+
+        Not ``trusted``, the experiment may name no file to read params from.
+        """
         device, dtype = experiment.engine.torch_device(), experiment.engine.torch_dtype
-        _, private = first_params(experiment)
+        travels, private = first_params(experiment, trusted)
         return cls(
             federation=experiment.data.open(experiment.seed, device, dtype),
             objective=objective(experiment),
             learner=experiment.learner,
             engine=ENGINES[experiment.engine.name].of(experiment.engine),
             private=_place(private, device, dtype),
+            shapes={name: value.shape for name, value in travels.items()},
             seed=experiment.seed,
             rounds=experiment.rounds,
             transductive=experiment.evaluation.transductive,
@@ -121,7 +127,7 @@ class Cohort:
     ) -> Scores:
         kept: Params = {}
         if states and self.learner.keeps_state:
-            kept = states.read(clients, self.rounds + 1, self.private)
+            kept = states.read(clients, self.rounds + 1, self.private, must=True)
 
         def scores(params: Params, each: tuple[Episode, Params]) -> Metrics:
             own, state = each

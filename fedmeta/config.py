@@ -73,8 +73,9 @@ def parse(
     overrides: Sequence[str] = (),
     strategies: Table | None = None,
     source: str = "config",
+    resolved: bool = False,
 ) -> Experiment:
-    """The experiment in a YAML text."""
+    """The experiment in a YAML text; one that says it is ``resolved`` may hold no interpolation."""
     for override in overrides:
         key, equals, value = override.partition("=")
         if not key or not equals or value == "???":  # OmegaConf drops a missing value in silence
@@ -92,11 +93,22 @@ def parse(
             merged.merge_with(OmegaConf.from_dotlist([override]))
         except (YAMLError, OmegaConfBaseException, TypeError) as e:
             raise ConfigError(f"override {override!r}: {_one_line(e)}") from e
+    if resolved and _interpolated(OmegaConf.to_container(merged, resolve=False)):
+        raise ConfigError(f"{source}: must be resolved, it has an interpolation")
     try:
         sections = cast(dict[Any, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as e:
         raise ConfigError(f"{e.full_key or source}: {_one_line(e)}") from e
     return build({str(key): value for key, value in sections.items()}, strategies)
+
+
+def _interpolated(value: Any) -> bool:
+    """Whether any text in a nest would make OmegaConf look elsewhere, such as in the environment."""
+    if isinstance(value, dict):
+        return any(map(_interpolated, [*value, *value.values()]))
+    if isinstance(value, list):
+        return any(map(_interpolated, value))
+    return isinstance(value, str) and "${" in value
 
 
 def build(sections: dict[str, Any], strategies: Table | None = None) -> Experiment:

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from fedmeta.adapters import own
 from fedmeta.checkpoint import read_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.errors import ConfigError, RunFolderError
@@ -18,27 +20,33 @@ def objective(experiment: Experiment) -> Objective:
     return Objective(experiment.model.build(data.input_shape, data.outputs), data.objective)
 
 
-def first_params(experiment: Experiment) -> tuple[Params, Params]:
+def first_params(experiment: Experiment, trusted: bool = True) -> tuple[Params, Params]:
     """What travels, and what stays on every node: the same on all machines.
 
-    Both are a function of the experiment. Raises ConfigError where learner and model do not fit.
+    Both are a function of the experiment, and of the file at ``start`` where there is one; that is
+    read only where it is ``trusted``. Raises ConfigError where learner and model do not fit.
     """
     loss, dtype = objective(experiment), experiment.engine.torch_dtype
     params = initial_params(loss.module, _seed(experiment, "init"), dtype)
-    generator = torch.Generator().manual_seed(_seed(experiment, "learner"))
-    trained = read_params(Path(experiment.start)) if experiment.start else {}
+    trained = read_params(Path(experiment.start)) if experiment.start and trusted else {}
     params = _begin_with(trained, params)
-    params = _begin_with(trained, experiment.learner.init(loss, params, generator))
-    stays = experiment.learner.private(params.keys())
-    travels = {name: value for name, value in params.items() if name not in stays}
+    generator = torch.Generator().manual_seed(_seed(experiment, "learner"))
+    every = experiment.learner.init(loss, params, generator)
+    every |= {n: trained[n].to(value) for n, value in every.items() if _fits(trained, n, value)}
     if experiment.learner.keeps_state and not experiment.data.lasting:
         raise ConfigError(
             "learner.name: a client of this learner keeps params from round to round, so its classes "
             "must keep their numbers: data.labels must be client, got episode"
         )
+    stays = experiment.learner.private(every.keys())
+    travels = {name: value for name, value in every.items() if name not in stays}
     if not travels:
         raise ConfigError("learner: none of the params travels, so there is nothing to federate")
-    return travels, {name: params[name] for name in stays}
+    if stays and experiment.start and not trusted:
+        raise ConfigError(
+            "start: some params stay on the node, and this one reads no file that a server names"
+        )
+    return travels, {name: value for name, value in every.items() if name in stays}
 
 
 def read_params(path: Path) -> Params:
@@ -50,19 +58,22 @@ def read_params(path: Path) -> Params:
 
 
 def _begin_with(trained: Params, params: Params) -> Params:
-    """The params, with those that were trained before in place of their own."""
-    known = {name: value for name, value in trained.items() if name in params}
-    if trained and not known:
-        raise ConfigError(
-            f"start: the file has none of the params {', '.join(params)}, it has {', '.join(trained)}"
-        )
-    for name, value in known.items():
-        if value.shape != params[name].shape:
+    """The model's params as they were trained before; a file of another model is refused."""
+    if not trained:
+        return params
+    if odd := sorted(params.keys() ^ own(trained).keys()):
+        raise ConfigError(f"start: only one of the file and the model has {', '.join(odd)}")
+    for name, value in params.items():
+        if not _fits(trained, name, value):
             raise ConfigError(
-                f"start: {name} has shape {list(value.shape)} in the file, the experiment needs "
-                f"{list(params[name].shape)}"
+                f"start: {name} has shape {list(trained[name].shape)} in the file, the model has "
+                f"{list(value.shape)}"
             )
-    return params | {name: value.to(params[name]) for name, value in known.items()}
+    return {name: trained[name].to(value) for name, value in params.items()}
+
+
+def _fits(trained: Params, name: str, value: Tensor) -> bool:
+    return name in trained and trained[name].shape == value.shape
 
 
 def _seed(experiment: Experiment, purpose: str) -> int:

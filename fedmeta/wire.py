@@ -21,7 +21,8 @@ class Work:
     weight_column: str = ""
     """Column to weight one summed reply with; empty for one delta per client."""
     run: str = ""
-    """What clients keep their state under, the same when a run is resumed; empty where it plays no part."""
+    """What clients keep their state under, the same when a run is resumed; empty where unseen clients
+    are scored."""
 
 
 def pack_params(params: Params) -> ArrayRecord:

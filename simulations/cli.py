@@ -170,10 +170,12 @@ def _compare(words: list[str], seeds: str | None, out: Path, jobs: int, full: bo
     from simulations.compare import cells, read_row, run_all
     from simulations.results import draw_curves, markdown_table, results, terminal_table
 
-    configs = [Path(word) for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    configs = [Path(word) for word in words if word not in overrides]
     if not configs:
         raise ConfigError("give one config or more")
-    overrides = [word for word in words if "=" in word]
+    if seeds is not None and any(override.startswith("seed=") for override in overrides):
+        raise ConfigError("seed must not be given with --seeds")
     todo = cells(configs, overrides, _numbers(seeds), full, out)
     failed = run_all(todo, jobs, lambda line: console.print(line, soft_wrap=True))
     found = results([read_row(path) for path in sorted((out / "rows").glob("*.json"))])
@@ -190,7 +192,7 @@ def _compare(words: list[str], seeds: str | None, out: Path, jobs: int, full: bo
 def _numbers(seeds: str | None) -> list[int] | None:
     if seeds is None:
         return None
-    if not all(part.strip().isdigit() for part in seeds.split(",")):
+    if not all(part.strip().isdecimal() for part in seeds.split(",")):
         raise ConfigError(f"--seeds must be numbers such as 0,1,2, got {seeds!r}")
     return [int(part) for part in seeds.split(",")]
 

@@ -5,6 +5,7 @@ checkpoint. Every run is a process of its own, so one that fails takes no other 
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.run_folder import read_lines, write_json
 from fedmeta.tracking.recorder import Row
 from strategies.opening import open_config
-from strategies.state import CHECKPOINT, fingerprint
+from strategies.state import CHECKPOINT, CONFIG, fingerprint
 
 
 @dataclass(frozen=True)
@@ -46,28 +47,35 @@ class Cell:
         return self.out / "rows" / f"{self.name}.json"
 
     def finished(self) -> bool:
-        """Whether its row is there. Raises RunFolderError where that is of another config."""
-        if not self.row_file.exists():
-            return False
-        row = read_row(self.row_file)
-        expected = self._identity()
-        if {key: row.get(key) for key in expected} != expected:
+        """Whether its row is there. Raises RunFolderError where row or run is of another config."""
+        if self.row_file.exists():
+            self._same(self.row_file, read_row(self.row_file))
+            return True
+        if (self.folder / CHECKPOINT).exists():
+            self._same(self.folder, identity(open_config(self.folder / CONFIG, [])))
+        return False
+
+    def _same(self, where: Path, found: Row) -> None:
+        expected = identity(self.experiment)
+        if {key: found.get(key) for key in expected} != expected:
             raise RunFolderError(
-                f"{self.row_file}: is of another config; remove it, or choose another --out"
+                f"{where}: is of another config; remove it, or choose another --out"
             )
-        return True
 
     def run(self) -> str | None:
         """Run or go on, and write the row. The last line of the error where it fails."""
-        asked = ["--resume", str(self.folder)] if (self.folder / CHECKPOINT).exists() else []
-        chosen = [] if asked else ["--run-dir", str(self.folder)]
+        begun = (self.folder / CHECKPOINT).exists()
+        if not begun:  # killed before its first checkpoint
+            shutil.rmtree(self.folder, ignore_errors=True)
+        where = ["--resume" if begun else "--run-dir", str(self.folder)]
         command = [sys.executable, "-m", "simulations", "run", str(self.config)]
         done = subprocess.run(
-            [*command, *self.overrides, *asked, *chosen],
+            [*command, *self.overrides, *where],
             capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
         if done.returncode:
-            return (done.stderr.strip() or done.stdout.strip()).splitlines()[-1][:200]
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return said[-1][:200]
         write_json(self.row_file, self._row())
         return None
 
@@ -85,7 +93,7 @@ class Cell:
             "name": self.experiment.name,
             "seed": self.experiment.seed,
             "config": self.config.as_posix(),
-            **self._identity(),
+            **identity(self.experiment),
             "clients": self.experiment.cohort.clients,
             "selected_round": summary["selected_round"],
             "minutes": summary["seconds"] / 60,
@@ -99,20 +107,25 @@ class Cell:
             ],
         }
 
-    def _identity(self) -> Row:
-        return {
-            "fingerprint": fingerprint(self.experiment),
-            "rounds": self.experiment.rounds,
-            "evaluation": self.experiment.sections["evaluation"],
-            "episodes": self.experiment.sections["data"].get("evaluation"),
-        }
+
+def identity(experiment: Experiment) -> Row:
+    """What two runs must have in common to be one; ``setting`` leaves out the seed."""
+    return {
+        "fingerprint": fingerprint(experiment),
+        "setting": fingerprint(experiment, seed=False),
+        "rounds": experiment.rounds,
+        "evaluation": experiment.sections["evaluation"],
+        "episodes": experiment.sections["data"].get("evaluation"),
+    }
 
 
 def read_row(path: Path) -> Row:
     """A row of results. Raises RunFolderError where the file is none."""
     try:
         row: Row = json.loads(path.read_text())
-        row["fingerprint"], row["rounds"], row["test"]["after"], row["val"]
+        for key in ("name", "seed", "setting", "rounds", "clients", "minutes", "published", "val"):
+            row[key]
+        row["test"]["after"], row["test"]["before"], row["test"]["curve"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunFolderError(f"{path}: is not a row of results ({type(e).__name__}: {e})") from e
     return row
@@ -138,6 +151,8 @@ def _cells(
 ) -> Iterator[Cell]:
     for config in configs:
         settings = list(overrides)
+        if full and any(override.startswith("rounds=") for override in overrides):
+            raise ConfigError("rounds must not be given with --full, which takes each paper's")
         if full:
             rounds = open_config(config, overrides).published.rounds
             if rounds is None:
@@ -169,7 +184,8 @@ def run_all(todo: Sequence[Cell], jobs: int, say: Callable[[str], None]) -> dict
         asked = {pool.submit(cell.run): cell for cell in left}
         try:
             for count, future in enumerate(as_completed(asked), 1):
-                name, reason = asked[future].name, future.result()
+                name, trouble = asked[future].name, future.exception()
+                reason = future.result() if trouble is None else f"{trouble}"
                 if reason is not None:
                     failed[name] = reason
                 outcome = "done" if reason is None else f"failed: {reason}"

@@ -1,5 +1,6 @@
 """The rows of a comparison as a table and a picture."""
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from scipy.stats import t as student_t
 from fedmeta.tracking.plots import band, score_of
 from fedmeta.tracking.recorder import Row
 
-TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Accuracies that the picture names."""
 COLOURS, STYLES = [f"C{position}" for position in range(10)], ("-", "--", ":")
 """Of the lines: the style changes when the colours are used up."""
@@ -48,9 +49,15 @@ class Result:
         """95 % t interval: over seeds where there are several, else over test clients."""
         scores = [row["test"]["after"][self.measure] for row in self.rows]
         if len(scores) == 1:
-            return float(self.rows[0]["test"]["after"][f"{self.measure}_ci95"] or math.nan)
+            half = self.rows[0]["test"]["after"][f"{self.measure}_ci95"]
+            return math.nan if half is None else float(half)
         spread = stdev(scores) / math.sqrt(len(scores))
         return float(student_t.ppf(0.975, len(scores) - 1) * spread)
+
+    def _seen(self, scale: float, unit: str) -> list[str]:
+        """Clients that took part, with what they kept, before any further step."""
+        scores = [row["seen"]["before"][self.measure] for row in self.rows if row.get("seen")]
+        return [f"{scale * fmean(scores):.1f}{unit}" if scores else ""]
 
     def cells(self) -> list[str]:
         """The row of the table."""
@@ -67,17 +74,18 @@ class Result:
             f"{fmean(row['minutes'] for row in self.rows):.0f}",
             f"{scale * before:.{2 if scale == 1 else 1}f}{unit}",
             f"{scale * self.mean:.2f} ± {scale * self.half:.2f}{unit}",
+            *self._seen(scale, unit),
             str(len(first["test"]["curve"]) - 1),
             paper,
             f"{published['rounds']:,}" if "rounds" in published else "",
         ]
 
 
-NARROW = (0, 1, 5, 7)
+NARROW = (0, 1, 5, 8)
 """The columns that fit a terminal."""
-HEADINGS = (
-    "experiment", "seeds", "rounds x clients", "minutes", "before", "after", "steps", "paper",
-    "its rounds",
+HEADINGS: tuple[str, ...] = (
+    "experiment", "seeds", "rounds x clients", "minutes", "before", "after", "took part",
+    "steps", "paper", "its rounds",
 )  # fmt: skip
 
 
@@ -85,7 +93,8 @@ def results(rows: Sequence[Row]) -> list[Result]:
     """Rows by experiment, the best first."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[row["name"]].append(row)
+        same = (row["name"], row["setting"], row["rounds"], row["evaluation"], row["episodes"])
+        groups[json.dumps(same, sort_keys=True)].append(row)
     found = [Result(group) for group in groups.values()]
     return sorted(found, key=lambda r: r.mean if r.measure == "loss" else -r.mean)
 
@@ -113,24 +122,26 @@ def draw_curves(found: Sequence[Result], out: Path) -> None:
 
     figure = Figure(figsize=(12.0, 5.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for position, result in enumerate(found):
+    shown = [result for result in found if result.measure == found[0].measure]
+    for position, result in enumerate(shown):
         row, (name, _) = result.rows[0], score_of(result.rows[0]["val"][0])
         colour = COLOURS[position % len(COLOURS)]
         style = STYLES[position // len(COLOURS) % len(STYLES)]
         updates = [point["round"] * row["clients"] for point in row["val"]]
         for axes, x in zip(panels, (updates, [p["minutes"] for p in row["val"]]), strict=True):
-            if len(found) <= BANDS:
+            if len(shown) <= BANDS:
                 band(axes, x, row["val"], name, 1.0, colour, style, result.name)
             else:
                 axes.plot(x, [p[name] for p in row["val"]], style, color=colour, label=result.name)
-    _label(panels, name)
+    scores = [point[name] for result in shown for point in result.rows[0]["val"]]
+    _label(panels, name, max(min(scores), 0.01), min(max(scores), 0.999))
     handles, labels = panels[0].get_legend_handles_labels()
-    title = "best first" + (";\nband: 95 % over clients" if len(found) <= BANDS else "")
+    title = "best first" + (";\nband: 95 % over clients" if len(shown) <= BANDS else "")
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title)
     figure.savefig(out)
 
 
-def _label(panels: Any, name: str) -> None:
+def _label(panels: Any, name: str, lowest: float, highest: float) -> None:
     panels[0].set_xlabel("client updates (rounds x clients)")
     panels[1].set_xlabel("minutes of training")
     panels[0].set_ylabel(f"{name} after adaptation, unseen validation clients")
@@ -138,6 +149,6 @@ def _label(panels: Any, name: str) -> None:
         axes.grid(alpha=0.25)
         if name == "accuracy":  # equal steps are equal odds: what differs is near 100 %
             axes.set_yscale("logit", nonpositive="clip")
-            axes.set_ylim(0.3, 0.995)
             axes.set_yticks(TICKS, [f"{100 * tick:.3g} %" for tick in TICKS])
+            axes.set_ylim(lowest * 0.95, 1 - (1 - highest) / 2)
             axes.minorticks_off()

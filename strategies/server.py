@@ -12,6 +12,7 @@ import torch
 from flwr.app import ArrayRecord
 from flwr.serverapp import Grid
 
+from fedmeta.adapters import own
 from fedmeta.checkpoint import write_atomically, write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients, Split
@@ -122,6 +123,7 @@ def _score(
 def _check_counts(experiment: Experiment, roster: Roster) -> None:
     wishes: list[tuple[Split, str, int]] = [
         ("train", "cohort.clients", experiment.cohort.clients),
+        ("train", "evaluation.seen", experiment.evaluation.seen),
         ("val", "evaluation.clients", experiment.evaluation.clients),
     ]
     for split, key, wanted in wishes:
@@ -168,7 +170,9 @@ def _conclude(
     report = evaluate(experiment, grid, strategy.roster, params, "test", state.round)
     recorders.record({"round": state.round, "split": "test"} | report.row())
     write_lines(folder / "clients.jsonl", client_rows(report))
-    write_checkpoint(folder / PARAMS, params, {"name": experiment.name, "round": chosen})
+    _, private = first_params(experiment)
+    model = own(private) | params
+    write_checkpoint(folder / PARAMS, model, {"name": experiment.name, "round": chosen})
     tally = state.tally
     summary: Row = {
         "name": experiment.name,
@@ -184,11 +188,12 @@ def _conclude(
         "idle_rounds": tally.idle_rounds,
         "test": report.row(),
     }
+    write_json(folder / "summary.json", summary)
     if experiment.evaluation.seen:
         seen = evaluate_seen(experiment, grid, strategy.roster, state)
         recorders.record({"round": state.round, "split": "seen"} | seen.row())
         summary["seen"] = seen.row()
-    write_json(folder / "summary.json", summary)
+        write_json(folder / "summary.json", summary)
     return params, summary
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -78,13 +78,27 @@ def protocol(experiment: Experiment) -> str:
     return f"{asked}, {batch}, {experiment.sections['data'].get('evaluation')}"
 
 
-def fingerprint(experiment: Experiment) -> str:
-    """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not."""
-    numerics = ("seed", "start", "data", "model", "learner", "strategy", "cohort")
-    chosen: dict[str, Any] = {key: experiment.sections[key] for key in numerics}
-    chosen["dtype"] = experiment.engine.dtype
+def fingerprint(experiment: Experiment, seed: bool = True) -> str:
+    """A hash of what decides the numbers; how long, where and under whose eyes a run goes does not.
+
+    Settings at their default are left out, so that a new one refuses no old checkpoint.
+    """
+    parts = ("data", "model", "learner", "strategy", "cohort")
+    chosen: dict[str, Any] = {key: _chosen(getattr(experiment, key)) for key in parts}
+    names = {key: experiment.sections[key].get("name") for key in parts}
     chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("root", "evaluation")}
+    chosen |= {"names": names, "start": experiment.start, "dtype": experiment.engine.dtype}
+    chosen["seed"] = experiment.seed if seed else None
     return sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
+
+
+def _chosen(component: Any) -> dict[str, Any]:
+    settings = asdict(component)
+    for each in fields(component):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if default is not MISSING and getattr(component, each.name) == default:
+            del settings[each.name]
+    return settings
 
 
 def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None:
@@ -111,8 +125,8 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
     tensors, header = read_checkpoint(folder / CHECKPOINT)
     if header.get("fingerprint") != fingerprint(experiment):
         raise RunFolderError(
-            f"{folder / CHECKPOINT}: is of another config; data, model, learner, strategy, cohort, "
-            "seed and engine.dtype must be those the run began with"
+            f"{folder / CHECKPOINT}: is of another config; start, data, model, learner, strategy, "
+            "cohort, seed and engine.dtype must be those the run began with"
         )
     optimizer: State = defaultdict(dict)
     for address, value in _group(tensors, "optimizer/").items():

@@ -90,6 +90,15 @@ class Omniglot:
                 "data.labels: client needs the pooled federation with as many characters as ways, "
                 f"got {self.federation} with {self.characters} and {self.ways}"
             )
+        if self.labels == "client" and self.shape("evaluate")[0] != self.ways:
+            raise ConfigError(
+                f"data.evaluation.ways must be data.ways {self.ways} where classes keep their "
+                f"numbers, got {self.shape('evaluate')[0]}"
+            )
+        if self.federation == "alphabet" and self.evaluation.characters is not None:
+            raise ConfigError(
+                "data.evaluation.characters must not be set for the alphabet federation"
+            )
         if self.federation == "pooled" and self.clients is None:
             raise ConfigError("data.clients must be set for the pooled federation, got nothing")
         if self.federation == "alphabet" and self.clients is not None:
@@ -218,7 +227,7 @@ class OmniglotFederation:
 
     def _draw_classes(self, client: int, draws: int, ways: int, *address: Part) -> Clients:
         shard = self.shard(client)
-        if self.dataset.labels == "client" and ways == len(shard):
+        if self.dataset.labels == "client":
             return np.broadcast_to(shard, (draws, ways))
         picks = choose(len(shard), ways, *address, "classes", client, np.arange(draws))
         return shard[picks]

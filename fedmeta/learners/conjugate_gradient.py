@@ -11,8 +11,9 @@ from fedmeta.types import Params
 def solve(product: Callable[[Params], Params], b: Params, steps: int) -> tuple[Params, Tensor]:
     """``x`` with ``A x = b`` for a symmetric positive definite ``A = product``, and ``|b - A x| / |b|``.
 
-    Hestenes and Stiefel 1952, from ``x = 0``. Stops moving at the solution, and where it meets a
-    direction of no positive curvature, in which ``A`` is not what it should be.
+    Hestenes and Stiefel 1952, from ``x = 0``. Stops at the solution, and where it meets a direction of
+    no positive curvature, in which ``A`` is not what it should be. If that is the first, ``x = b`` as in
+    truncated Newton methods, and the residual is that of nothing solved, 1.
     """
 
     def times(vector: Tensor) -> Tensor:
@@ -20,17 +21,18 @@ def solve(product: Callable[[Params], Params], b: Params, steps: int) -> tuple[P
 
     x, r = torch.zeros_like(_flat(b)), _flat(b)
     p, rr = r, r @ r
-    start = rr
-    going = rr > 0
+    start, going, moved = rr, rr > 0, rr < 0
     for _ in range(steps):
         image = times(p)
         curvature = p @ image
         going = going & (curvature > 0)
+        moved = moved | going
         length = _divide(rr, curvature, going)
         x, r = x + length * p, r - length * image
         before, rr = rr, r @ r
         going = going & (rr > 0)
         p = r + _divide(rr, before, going) * p
+    x = torch.where(moved, x, _flat(b))
     return _unflat(x, b), _divide(rr, start, start > 0).sqrt()
 
 

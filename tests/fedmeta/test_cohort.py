@@ -78,6 +78,7 @@ def cohort(federation: Troubled | None = None, module: nn.Module | None = None) 
         learner=Maml(inner_lr=0.05, inner_steps=2),
         engine=Loop(),
         private={},
+        shapes={},
         seed=0,
         rounds=10,
         transductive=True,

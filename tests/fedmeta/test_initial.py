@@ -71,8 +71,32 @@ def test_a_start_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"start: head\.weight has shape \[3, 40\] in the file"):
         first_params(small(f"start={wide}"))
     write_checkpoint(tmp_path / "other.safetensors", {"w": torch.zeros(1)}, {})
-    with pytest.raises(ConfigError, match="start: the file has none of the params linear0"):
+    with pytest.raises(ConfigError, match=r"start: only one of the file and the model has .*, w$"):
         first_params(small(f"start={tmp_path / 'other.safetensors'}"))
     (tmp_path / "bad.safetensors").write_bytes(b"\x80\x04 pickle")
     with pytest.raises(ConfigError, match="is not a readable checkpoint"):
         first_params(small(f"start={tmp_path / 'bad.safetensors'}"))
+
+
+def test_a_file_of_a_deeper_or_shallower_model_is_refused(tmp_path: Path) -> None:
+    file = trained(tmp_path / "x.safetensors")
+    for hidden, odd in (("[40]", "linear1"), ("[40,40,40]", "linear2")):
+        with pytest.raises(ConfigError, match=rf"only one of .* has {odd}\.bias, {odd}\.weight$"):
+            first_params(small(f"start={file}", f"model.hidden={hidden}"))
+
+
+def test_what_a_run_leaves_has_the_params_that_never_travelled_too(tmp_path: Path) -> None:
+    run(small("learner.adapt=head", "learner.freeze=true"), tmp_path / "run")
+    left, _ = read_checkpoint(tmp_path / "run" / "params.safetensors")
+    _, stays = first_params(small("learner.adapt=head", "learner.freeze=true"))
+    assert left.keys() == NET.keys()
+    assert all(left[name].equal(value) for name, value in stays.items())
+
+
+def test_a_server_that_is_not_trusted_names_no_file(tmp_path: Path) -> None:
+    """Where all params travel the file is the server's own affair, and is not looked for."""
+    nowhere = f"start={tmp_path / 'nowhere.safetensors'}"
+    travels, _ = first_params(small(nowhere), trusted=False)
+    assert {name: tuple(value.shape) for name, value in travels.items()} == NET
+    with pytest.raises(ConfigError, match="this one reads no file that a server names"):
+        first_params(small(nowhere, "learner.adapt=head", "learner.freeze=true"), trusted=False)

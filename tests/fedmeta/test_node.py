@@ -9,7 +9,7 @@ from fedmeta.config import parse
 from fedmeta.errors import ConfigError
 from fedmeta.initial import first_params
 from fedmeta.node import answer
-from fedmeta.wire import Work, pack_params, pack_work, short, unpack_replies
+from fedmeta.wire import Work, pack_params, pack_work, short, unpack_params, unpack_replies
 
 
 def test_a_message_cannot_read_the_environment_of_a_node(
@@ -80,3 +80,41 @@ def test_a_client_that_is_no_number_leads_nowhere(tmp_path: Path) -> None:
 def test_a_reason_is_one_short_line() -> None:
     assert short("OSError: no\n  space") == "OSError: no space"
     assert len(short("x" * 10**6)) == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"clients": [10**9]}, "client 1000000000 is not hosted here"),
+        ({"clients": [1, -3]}, "client -3 is not hosted here"),
+        ({"round": -7}, "the round must be 0 or more, got -7"),
+    ],
+)
+def test_work_that_no_server_would_send_is_refused(tmp_path: Path, change, reason: str) -> None:
+    content = message("0af3", [1])
+    for key, value in change.items():
+        content.config_records["work"][key] = value
+    with pytest.raises(ValueError, match=reason):
+        answer("train", content, tmp_path / "states")
+    assert files(tmp_path) == []
+
+
+def test_params_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    content = message("0af3", [1])
+    sent = unpack_params(content.array_records["params"])
+    name = next(iter(sent))
+    for wrong in ({}, sent | {"more": sent[name]}, sent | {name: sent[name][:1]}):
+        content.array_records["params"] = pack_params(wrong)
+        with pytest.raises(ValueError, match="the params do not fit the experiment: "):
+            answer("evaluate", content, tmp_path / "states")
+
+
+def test_an_escaped_interpolation_reads_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_SECRET", "hunter2")
+    content = message("0af3", [1])
+    content.config_records["work"]["experiment"] += 'start: "\\x24{oc.env:MY_SECRET}"\n'
+    with pytest.raises(ConfigError, match="must be resolved") as refusal:
+        answer("query", content, tmp_path)
+    assert "hunter2" not in str(refusal.value)

@@ -1,6 +1,7 @@
 """``fedmeta compare``: one row per run, nothing run twice, one failure harms no other."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ def test_a_row_holds_what_the_run_says_and_is_of_that_config_alone(tmp_path: Pat
         (other, _) = two_seeds(tmp_path, change)
         with pytest.raises(RunFolderError, match=r"quickstart-0\.json: is of another config"):
             other.finished()
+    cell.row_file.unlink()
+    with pytest.raises(RunFolderError, match=r"runs/quickstart-0: is of another config"):
+        two_seeds(tmp_path, "rounds=5")[0].finished()
 
 
 def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
@@ -69,6 +73,8 @@ def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path: Path) ->
     half = open_config(QUICKSTART, [*cut.overrides, "rounds=2"])
     run(half, cut.folder)
     (cut.folder / "summary.json").unlink()
+    config = cut.folder / "config.yaml"  # as a run of 4 leaves it that is killed after round 2
+    config.write_text(config.read_text().replace("rounds: 2", "rounds: 4"))
     assert run_all([whole, cut], 2, print) == {}
     rows = [json.loads(cell.row_file.read_text()) for cell in (whole, cut)]
     assert rows[0]["test"] == rows[1]["test"]
@@ -106,6 +112,9 @@ def test_a_row_that_is_none_is_refused(tmp_path: Path) -> None:
     [
         (["rounds=3"], "give one config or more"),
         ([str(QUICKSTART), "--seeds", "0,x"], "--seeds must be numbers such as 0,1,2, got '0,x'"),
+        ([str(QUICKSTART), "--seeds", "1,²"], "--seeds must be numbers such as 0,1,2, got '1,²'"),
+        ([str(QUICKSTART), "--seeds", "1", "seed=2"], "seed must not be given with --seeds"),
+        ([str(QUICKSTART), "--full", "rounds=5"], "rounds must not be given with --full"),
         ([str(QUICKSTART), str(QUICKSTART)], "'quickstart' with seed 0 twice"),
         ([str(QUICKSTART), "--full"], "published.rounds must be set for --full, got nothing"),
         (["nowhere.yaml"], "nowhere.yaml: cannot read the config"),
@@ -133,7 +142,7 @@ def row(name: str, seed: int, score: float, **published: Any) -> dict[str, Any]:
     after = {"accuracy": score, "accuracy_ci95": 0.005, "loss": 1.0, "loss_ci95": 0.1}
     return {
         "name": name, "seed": seed, "rounds": 3000, "clients": 32, "minutes": 20.4,
-        "published": published,
+        "published": published, "setting": "x", "evaluation": {}, "episodes": None,
         "test": {"before": after | {"accuracy": 0.2}, "after": after, "curve": [after] * 4},
         "val": [{"round": r, "minutes": r / 60} | after for r in (0, 100)],
     }  # fmt: skip
@@ -152,8 +161,8 @@ def test_the_best_comes_first_with_the_published_number_beside_it(tmp_path: Path
     rows = [row("a", 0, 0.9), row("b", 0, 0.95, accuracy=98.7, ci95=0.4, rounds=60000)]
     found = results(rows)
     assert markdown_table(found).splitlines()[2:] == [
-        "| b | 1 | 3,000 x 32 | 20 | 20.0 % | 95.00 ± 0.50 % | 3 | 98.7 ± 0.4 % | 60,000 |",
-        "| a | 1 | 3,000 x 32 | 20 | 20.0 % | 90.00 ± 0.50 % | 3 |  |  |",
+        "| b | 1 | 3,000 x 32 | 20 | 20.0 % | 95.00 ± 0.50 % |  | 3 | 98.7 ± 0.4 % | 60,000 |",
+        "| a | 1 | 3,000 x 32 | 20 | 20.0 % | 90.00 ± 0.50 % |  | 3 |  |  |",
     ]
     draw_curves(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
@@ -162,3 +171,37 @@ def test_the_best_comes_first_with_the_published_number_beside_it(tmp_path: Path
 def test_names_that_clash_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must differ"):
         cells([QUICKSTART], [], [3, 3], False, tmp_path)
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_never_averaged() -> None:
+    rows = [row("a", 0, 0.5), row("a", 1, 0.9) | {"rounds": 5}, row("a", 2, 0.7) | {"setting": "y"}]
+    assert [result.mean for result in results(rows)] == [0.9, 0.7, 0.5]
+
+
+def test_an_interval_of_zero_is_a_number_and_clients_that_took_part_have_a_column() -> None:
+    flat = row("a", 0, 0.2)
+    flat["test"]["after"]["accuracy_ci95"] = 0.0
+    flat["seen"] = {"before": {"accuracy": 0.85}}
+    assert results([flat])[0].cells()[5:7] == ["20.00 ± 0.00 %", "85.0 %"]
+
+
+def test_a_run_that_dies_without_a_word_or_a_checkpoint_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, _ = two_seeds(tmp_path)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "log.txt").write_text("killed before its first checkpoint")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert run_all([cell], 1, print) == {cell.name: "exit code 1"}
+    monkeypatch.undo()
+    assert run_all([cell], 1, print) == {}
+
+
+def test_a_run_whose_results_cannot_be_read_is_a_failed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, other = two_seeds(tmp_path)
+    monkeypatch.setattr(sys, "executable", "/bin/true")  # says it is done, and has written nothing
+    failed = run_all([cell, other], 1, print)
+    assert failed.keys() == {cell.name, other.name}
+    assert "summary.json" in failed[cell.name]
