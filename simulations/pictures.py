@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedmeta.checkpoint import read_checkpoint
 from fedmeta.data.sinusoid import Sinusoid
-from fedmeta.initial import first_params, objective
+from fedmeta.initial import objective
 from fedmeta.tracking.plots import BLUE, GREY, ORANGE
 from fedmeta.tracking.recorder import Row, Run
 from fedmeta.types import Params
-from strategies.state import load_state, selected
+from strategies.state import PARAMS
 
 CLIENTS = 3
 
@@ -32,10 +33,7 @@ class SinusoidPicture:
             return
         from matplotlib.figure import Figure
 
-        experiment = self._run.experiment
-        _, chosen = selected(load_state(self._run.folder, experiment), experiment)
-        _, private = first_params(experiment)
-        params = private | chosen
+        params, _ = read_checkpoint(self._run.folder / PARAMS)
         count = min(CLIENTS, summary["test"]["clients"])
         figure = Figure(figsize=(3.2 * count, 3.4), dpi=120, layout="constrained")
         for client, axes in enumerate(figure.subplots(1, count, sharey=True, squeeze=False)[0]):

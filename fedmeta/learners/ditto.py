@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedmeta.adapters import own
 from fedmeta.learners.checks import not_negative, stable
 from fedmeta.learners.inner_loop import Sgd, descend, every_example, minibatches, proximal
 from fedmeta.learners.sgd import LocalSgd
@@ -49,7 +50,7 @@ class Ditto(LocalSgd):
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
         """The params after 0, 1, ..., ``steps`` minibatch steps of a new personal model."""
-        shared = _shared(params)
+        shared = own(params)
         batches = minibatches(support, self.batch_size, steps)
         return descend(proximal(loss, shared, self.lam), shared, batches, Sgd(self.lr))
 
@@ -57,13 +58,9 @@ class Ditto(LocalSgd):
         self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
     ) -> Update:
         """The shared params' displacement, both losses after training, and the new personal params."""
-        shared, personal = _shared(params), self.personal(params)
+        shared, personal = own(params), self.personal(params)
         delta, metrics, _ = super().update(loss, shared, episodes, progress)
         examples = every_example(episodes.draw(0))
         personal = self.train(proximal(loss, shared, self.lam), personal, examples)
         state = {MINE + name: v for name, v in personal.items()}
         return Update(delta, metrics | {"personal_loss": loss(personal, examples)}, state)
-
-
-def _shared(params: Params) -> Params:
-    return {name: w for name, w in params.items() if not name.startswith(MINE)}
