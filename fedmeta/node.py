@@ -11,9 +11,10 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedmeta import __version__
 from fedmeta.client_state import ClientStates
-from fedmeta.cohort import Cohort, summed
+from fedmeta.cohort import Cohort
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
+from fedmeta.replies import summed
 from fedmeta.types import Params
 from fedmeta.wire import Work, pack_replies, pack_scores, unpack_params, unpack_work
 

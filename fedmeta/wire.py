@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedmeta.cohort import Replies
 from fedmeta.evaluation import Scores
+from fedmeta.replies import Replies
 from fedmeta.types import Params
 
 

@@ -6,14 +6,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal
 
+import torch
 from rich.table import Table
-from scipy.stats import t as student_t
 
 from fedmeta.tracking.plots import band, score_of
 from fedmeta.tracking.recorder import Row
+from strategies.evaluation import interval
 
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Accuracies that the picture names."""
@@ -48,11 +49,10 @@ class Result:
     def half(self) -> float:
         """95 % t interval: over seeds where there are several, else over test clients."""
         scores = [row["test"]["after"][self.measure] for row in self.rows]
+        half = interval(torch.tensor(scores, dtype=torch.float64))
         if len(scores) == 1:
             half = self.rows[0]["test"]["after"][f"{self.measure}_ci95"]
-            return math.nan if half is None else float(half)
-        spread = stdev(scores) / math.sqrt(len(scores))
-        return float(student_t.ppf(0.975, len(scores) - 1) * spread)
+        return math.nan if half is None else float(half)
 
     def _seen(self, scale: float, unit: str) -> list[str]:
         """Clients that took part, with what they kept, before any further step."""

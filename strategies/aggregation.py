@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedmeta.cohort import Replies, column
 from fedmeta.params import concatenate, select, weighted_sum
+from fedmeta.replies import Replies, column
 from fedmeta.types import Params
 
 

@@ -143,7 +143,7 @@ def summarise(scores: Metrics) -> dict[str, Any]:
 
 
 def interval(values: Tensor) -> float | None:
-    """Half-width of the 95 % t interval of the mean over clients; one client has none."""
+    """Half-width of the 95 % t interval of the mean of ``[n]`` clients or seeds; one has none."""
     n = len(values)
     if n < 2:
         return None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from fedmeta.cohort import Replies
+from fedmeta.replies import Replies
 from fedmeta.types import Params
 from strategies.aggregation import weighted_mean
 from strategies.optimizers import Schedule, ServerOptimizer

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from flwr.app import Message
 
-from fedmeta.cohort import Replies, drop_unusable
 from fedmeta.errors import FedmetaError
+from fedmeta.replies import Replies, drop_unusable
 from fedmeta.types import Params
 from fedmeta.wire import unpack_replies
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -150,16 +149,15 @@ def local_steps(
     steps: int,
     lr: float,
 ) -> Update:
-    """``steps`` outer steps on the client, each along the mean direction of its share of the episodes.
+    """``steps`` outer steps on the client, each along the mean direction of its equal share of episodes.
 
     With one step of rate 1 the delta is the mean direction itself, which is what server
     optimisers take as a gradient.
     """
     start, metrics = params, []
-    draws = len(episodes.support.y)
-    bounds = [round(step * draws / steps) for step in range(steps + 1)]
-    for first, end in pairwise(bounds):
-        found = [direction(params, episodes.draw(index)) for index in range(first, end)]
+    share = len(episodes.support.y) // steps
+    for step in range(steps):
+        found = [direction(params, episodes.draw(step * share + i)) for i in range(share)]
         params = {
             name: w - lr * _mean([towards[name] for towards, _ in found])
             for name, w in params.items()

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fedmeta.checkpoint import read_checkpoint, write_checkpoint
 from fedmeta.client_state import ClientStates
-from fedmeta.cohort import Cohort, Replies
+from fedmeta.cohort import Cohort
 from fedmeta.config import parse
 from fedmeta.data.federation import Clients, Purpose
 from fedmeta.data.sinusoid import SinusoidFederation
 from fedmeta.engines.vmap import Vmap
 from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.initial import first_params
+from fedmeta.replies import Replies
 from fedmeta.seeding import Part
 from fedmeta.types import Episode, Params
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedmeta.client_state import ClientStates
-from fedmeta.cohort import Cohort, Replies, column, drop_unusable, summed
+from fedmeta.cohort import Cohort
 from fedmeta.config import parse
 from fedmeta.data.federation import ClientCounts, Clients, Purpose, Split
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
@@ -20,6 +20,7 @@ from fedmeta.errors import ConfigError, DataError
 from fedmeta.learners.maml import Maml
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
+from fedmeta.replies import Replies, column, drop_unusable, summed
 from fedmeta.seeding import Part
 from fedmeta.types import Episode, Params, Update
 

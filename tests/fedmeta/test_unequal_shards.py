@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from fedmeta.client_state import ClientStates
-from fedmeta.cohort import Cohort, Replies, summed
+from fedmeta.cohort import Cohort
 from fedmeta.config import parse
 from fedmeta.engines import Engine
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.vmap import Vmap
 from fedmeta.initial import first_params
+from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
 from simulations.run import run
 from strategies.stock import STRATEGIES

@@ -14,8 +14,8 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as Proto
 from torch import Tensor
 
-from fedmeta.cohort import Replies
 from fedmeta.evaluation import Scores
+from fedmeta.replies import Replies
 from fedmeta.types import Params
 from fedmeta.wire import (
     Work,

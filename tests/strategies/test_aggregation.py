@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedmeta.cohort import Replies, summed
+from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
 from strategies.aggregation import weighted_mean
 

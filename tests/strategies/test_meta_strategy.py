@@ -7,9 +7,9 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from fedmeta.cohort import Replies
 from fedmeta.config import load
 from fedmeta.evaluation import Scores
+from fedmeta.replies import Replies
 from fedmeta.wire import pack_params, unpack_work
 from simulations.executors.local import LocalExecutor
 from simulations.grid import CohortGrid

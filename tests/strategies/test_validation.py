@@ -9,8 +9,8 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedmeta.cohort import Replies, summed
 from fedmeta.errors import FedmetaError
+from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
 from fedmeta.wire import pack_params, pack_replies
 from strategies.validation import Checked, check

@@ -19,7 +19,8 @@ from fedmeta.data.federation import (
     Federation,
     consecutive,
 )
-from fedmeta.data.omniglot import Omniglot, OmniglotFederation
+from fedmeta.data.omniglot import Omniglot
+from fedmeta.data.omniglot_federation import OmniglotFederation
 from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError
 from fedmeta.types import Episode

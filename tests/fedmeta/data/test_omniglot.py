@@ -15,12 +15,8 @@ from PIL import Image
 from scipy.stats import chisquare
 
 from fedmeta.data.federation import SPLITS, ClassChanges, ClientCounts, Purpose
-from fedmeta.data.omniglot import (
-    Omniglot,
-    OmniglotFederation,
-    alphabet_characters,
-    pooled_characters,
-)
+from fedmeta.data.omniglot import Omniglot
+from fedmeta.data.omniglot_federation import OmniglotFederation
 from fedmeta.data.omniglot_files import (
     DRAWINGS,
     Characters,
@@ -28,6 +24,7 @@ from fedmeta.data.omniglot_files import (
     _drawings,
     read_characters,
 )
+from fedmeta.data.omniglot_splits import alphabet_characters, pooled_characters
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.types import Episode
 
