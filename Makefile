@@ -19,7 +19,7 @@ run: .venv/installed  ## Set up .venv and run the quickstart: sinusoids, nothing
 test: .venv/installed  ## Set up .venv and run the tests.
 	$(TEST_ENV) $(BIN)/pytest
 
-test-slow: .venv/installed  ## The long proofs: Flower's own simulation engine.
+test-slow: .venv/installed  ## The long proofs: Flower's own simulation engine; every learner, model and engine.
 	$(TEST_ENV) $(BIN)/pytest -m slow
 
 check: .venv/installed  ## Lint, types and tests.

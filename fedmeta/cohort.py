@@ -1,27 +1,29 @@
 """A block of clients at work on one node: episodes, engine, and what goes back to the server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from fedmeta.client_function import Own, Score, Train, TrainWeighted
 from fedmeta.client_state import ClientStates
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients, Federation, Purpose
 from fedmeta.engines import ENGINES, Engine
+from fedmeta.engines.blocks import add
+from fedmeta.engines.blocks import join as joined
 from fedmeta.errors import ConfigError
-from fedmeta.evaluation import Scores, curve
+from fedmeta.evaluation import Scores
 from fedmeta.initial import first_params, objective
 from fedmeta.learners import Learner
 from fedmeta.objective import Objective
 from fedmeta.params import finite, select
-from fedmeta.replies import Replies, join, stacked
-from fedmeta.types import Episode, Metrics, Params, Update
+from fedmeta.replies import Replies, join, stacked, summed, usable
+from fedmeta.types import Params
 
 Found = TypeVar("Found")
 
@@ -40,6 +42,8 @@ class Cohort:
     """Of the params that travel."""
     seed: int
     rounds: int
+    evaluations: int
+    """How often clients are scored in all rounds."""
     transductive: bool
     device: torch.device
     dtype: torch.dtype
@@ -61,24 +65,39 @@ class Cohort:
             shapes={name: value.shape for name, value in travels.items()},
             seed=experiment.seed,
             rounds=experiment.rounds,
+            evaluations=experiment.rounds // experiment.evaluation.every + 1,
             transductive=experiment.evaluation.transductive,
             device=device,
             dtype=dtype,
         )
 
     def train(
-        self, params: Params, clients: Sequence[int], round: int, states: ClientStates
+        self,
+        params: Params,
+        clients: Sequence[int],
+        round: int,
+        states: ClientStates,
+        weight_column: str = "",
     ) -> Replies:
-        """Every client's delta. A client that raises is named in ``failures`` and harms nobody."""
+        """Every client's delta; or, with a ``weight_column``, one sum of them, each times its weight.
+
+        A client that raises, or whose numbers are not usable, is named in ``failures`` and harms
+        nobody.
+        """
         try:
-            return self._train(self._place(params), clients, round, states)
+            if weight_column and (
+                whole := self._total(params, clients, round, states, weight_column)
+            ):
+                return whole
+            replies = self._each(params, clients, round, states)
         except ConfigError:  # not the client's fault
             raise
         except Exception as error:
             if len(clients) == 1:
-                return Replies([], {}, {}, {clients[0]: _reason(error)})
-            alone = [self.train(params, [client], round, states) for client in clients]
-            return reduce(join, alone)
+                replies = Replies([], {}, {}, {clients[0]: _reason(error)})
+            else:
+                replies = reduce(join, [self.train(params, [c], round, states) for c in clients])
+        return summed(replies, weight_column) if weight_column else replies
 
     def evaluate(
         self,
@@ -113,63 +132,92 @@ class Cohort:
         kept: Params = {}
         if states and self.learner.keeps_state:
             kept = states.read(clients, self.rounds + 1, self.private, must=True)
+        score = Score(
+            self.learner,
+            self.objective,
+            steps,
+            self.transductive,
+            took_part=states is not None,
+            calls=self.evaluations,
+        )
+        blocks = self._blocks(clients, "evaluate")
+        owned = [self._own(clients, block, kept, episodes, "evaluate") for block in blocks]
+        found = [self.engine.map(score, self.private | params, own) for own in owned]
+        return Scores(list(clients), _cpu(_in_order(found, blocks)))
 
-        def scores(params: Params, each: tuple[Episode, Params]) -> Metrics:
-            own, state = each
-            begin = self.learner.personal(params | state) if states else params
-            return curve(self.learner, self.objective, begin, own, steps, self.transductive)
+    def _total(
+        self,
+        params: Params,
+        clients: Sequence[int],
+        round: int,
+        states: ClientStates,
+        weight_column: str,
+    ) -> Replies | None:
+        """One sum over all clients, formed where they are computed; None if one would spoil it."""
+        blocks, owned = self._training(clients, round, states)
+        function = TrainWeighted(self._train(round), weight_column)
+        begin = self.private | self._place(params)
+        found = [self.engine.total(function, begin, own) for own in owned]
+        delta = add([weighted for weighted, _ in found])
+        _, metrics, state = _in_order([rest for _, rest in found], blocks)
+        replies = Replies(list(clients), _cpu(delta), _cpu(metrics), summed=True)
+        if not usable(replies).all() or not all(value.isfinite().all() for value in state.values()):
+            return None
+        if state:
+            states.write(clients, round, state)
+        return replies
 
-        def score(ids: Clients, positions: Tensor) -> Metrics:
-            drawn = self.federation.draw(ids, episodes, self.seed, "evaluate")
-            return self.engine.map(scores, self.private | params, (drawn, select(kept, positions)))
-
-        found = self._by_length(score, clients, "evaluate")
-        return Scores(list(clients), {name: values.cpu() for name, values in found.items()})
-
-    def _train(
+    def _each(
         self, params: Params, clients: Sequence[int], round: int, states: ClientStates
     ) -> Replies:
-        stateful = self.learner.keeps_state
-        kept = states.read(clients, round, self.private) if stateful else {}
+        blocks, owned = self._training(clients, round, states)
+        begin, train = self.private | self._place(params), self._train(round)
+        found = [self.engine.map(train, begin, own) for own in owned]
+        delta, metrics, state = _in_order(found, blocks)
+        if state:
+            kept = (finite(state) & finite(delta)).nonzero().flatten()
+            states.write([clients[i] for i in kept], round, select(state, kept))
+        return Replies(list(clients), _cpu(delta), _cpu(metrics))
 
-        def update(params: Params, each: tuple[Episode, Params]) -> Update:
-            own, state = each
-            progress = (round - 1) / self.rounds
-            return self.learner.update(self.objective, params | state, own, progress)
+    def _train(self, round: int) -> Train:
+        behind = (round - 1) / self.rounds
+        if behind < self.learner.annealed_until:
+            return Train(self.learner, self.objective, behind, calls=1)
+        return Train(self.learner, self.objective, 1.0, self.rounds)
 
-        def train(ids: Clients, positions: Tensor) -> Update:
-            drawn = self.federation.draw(ids, self.learner.draws, self.seed, "train", round)
-            each = (drawn, select(kept, positions))
-            return self.engine.map(update, self.private | params, each)
+    def _training(
+        self, clients: Sequence[int], round: int, states: ClientStates
+    ) -> tuple[list[Clients], list[Own]]:
+        """The clients in blocks, and what they train with."""
+        kept = states.read(clients, round, self.private) if self.learner.keeps_state else {}
+        blocks = self._blocks(clients, "train")
+        draws = self.learner.draws
+        return blocks, [self._own(clients, block, kept, draws, "train", round) for block in blocks]
 
-        delta, metrics, state = self._by_length(train, clients, "train")
-        if stateful:
-            usable = (finite(state) & finite(delta)).nonzero().flatten()
-            states.write([clients[i] for i in usable], round, select(state, usable))
-        examples = torch.as_tensor(self.federation.examples(np.asarray(clients)))
-        columns = {name: values.cpu() for name, values in metrics.items()}
-        deltas = {name: values.cpu() for name, values in delta.items()}
-        return Replies(list(clients), deltas, {"examples": examples} | columns)
-
-    def _by_length(
+    def _own(
         self,
-        compute: Callable[[Clients, Tensor], Found],
         clients: Sequence[int],
+        block: Clients,
+        kept: Params,
+        draws: int,
         purpose: Purpose,
-    ) -> Found:
-        """Clients whose episodes are equally long together, the results in the clients' order.
+        *address: int,
+    ) -> Own:
+        """What the clients at the positions of a block have."""
+        ids = np.asarray(clients)[block]
+        return Own(
+            self.federation.draw(ids, draws, self.seed, purpose, *address),
+            select(kept, torch.as_tensor(block)),
+            torch.as_tensor(self.federation.examples(ids)).to(self.device, self.dtype),
+        )
+
+    def _blocks(self, clients: Sequence[int], purpose: Purpose) -> list[Clients]:
+        """Positions of the clients, those whose episodes are equally long together.
 
         So shards of unequal size need no padding, which would enter batch statistics.
         """
-        ids = np.asarray(clients)
-        lengths = self.federation.lengths(ids, purpose)
-        blocks = [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
-        found = [compute(ids[block], torch.as_tensor(block)) for block in blocks]
-        if len(found) == 1:
-            return found[0]
-        order = torch.as_tensor(np.argsort(np.concatenate(blocks)))
-        joined: Found = tree_map(lambda *parts: torch.cat(parts)[order], *found)
-        return joined
+        lengths = self.federation.lengths(np.asarray(clients), purpose)
+        return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
 
     def _place(self, params: Params) -> Params:
         return _place(params, self.device, self.dtype)
@@ -177,6 +225,19 @@ class Cohort:
 
 def _place(params: Params, device: torch.device, dtype: torch.dtype) -> Params:
     return {name: value.to(device, dtype) for name, value in params.items()}
+
+
+def _cpu(values: Params) -> Params:
+    return {name: value.cpu() for name, value in values.items()}
+
+
+def _in_order(found: Sequence[Found], blocks: Sequence[Clients]) -> Found:
+    """The results of all blocks, in the order in which the clients were named."""
+    if len(found) == 1:
+        return found[0]
+    order = torch.as_tensor(np.argsort(np.concatenate(blocks)))
+    ordered: Found = tree_map(lambda leaf: leaf[order], joined(found))
+    return ordered
 
 
 def _join_scores(a: Scores, b: Scores) -> Scores:

@@ -14,7 +14,6 @@ from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
-from fedmeta.replies import summed
 from fedmeta.types import Params
 from fedmeta.wire import Work, pack_replies, pack_scores, unpack_params, unpack_work
 
@@ -51,8 +50,8 @@ def _query(cohort: Cohort) -> RecordDict:
 
 
 def _train(work: Work, params: Params, cohort: Cohort, states: Path) -> RecordDict:
-    replies = cohort.train(params, work.clients, work.round, ClientStates.of(states, work.run))
-    return pack_replies(summed(replies, work.weight_column) if work.weight_column else replies)
+    kept = ClientStates.of(states, work.run)
+    return pack_replies(cohort.train(params, work.clients, work.round, kept, work.weight_column))
 
 
 def _check(work: Work, params: Params, cohort: Cohort) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from fedmeta.params import concatenate, finite, select, weighted_sum
 from fedmeta.types import Metrics, Params
@@ -24,29 +25,26 @@ class Replies:
     summed: bool = False
 
 
-def drop_unusable(replies: Replies) -> Replies:
-    """Move clients whose delta, metrics or shard size cannot be averaged to the failures.
+def usable(replies: Replies) -> Tensor:
+    """Which clients can be averaged, bool ``[clients]``: delta, metrics and shard size are numbers.
 
-    Of a sum only the whole can be judged: all of its clients stay, or none.
+    Of a sum only the whole can be judged: all of its clients are usable, or none.
     """
-    if not replies.clients:
-        return replies
+    good = finite(replies.columns) & (replies.columns["examples"] > 0)
     if replies.summed:
-        deltas = torch.stack(
-            [torch.isfinite(total).all() for total in replies.deltas.values()]
-        ).all()
-    else:
-        deltas = finite(replies.deltas)
-    good = finite(replies.columns) & deltas
-    good &= replies.columns["examples"] > 0
-    if bool(good.all()):
+        totals = [torch.isfinite(total).all() for total in replies.deltas.values()]
+        return (good & torch.stack(totals).all()).all().expand(len(good))
+    return good & finite(replies.deltas)
+
+
+def drop_unusable(replies: Replies) -> Replies:
+    """Move clients that cannot be averaged to the failures."""
+    if not replies.clients or bool((good := usable(replies)).all()):
         return replies
-    if replies.summed:
-        good = torch.zeros_like(good)
     bad = {
         client: "the delta, its metrics or the number of examples is not a usable number"
-        for client, usable in zip(replies.clients, good.tolist(), strict=True)
-        if not usable
+        for client, kept in zip(replies.clients, good.tolist(), strict=True)
+        if not kept
     }
     return Replies(
         [client for client in replies.clients if client not in bad],
@@ -64,7 +62,7 @@ def summed(replies: Replies, weight_column: str) -> Replies:
     return Replies(replies.clients, deltas, replies.columns, replies.failures, summed=True)
 
 
-def column(replies: Replies, name: str) -> torch.Tensor:
+def column(replies: Replies, name: str) -> Tensor:
     """A column as weights ``[clients]``; ``one`` is 1 for every client."""
     if name == "one":
         return torch.ones(len(replies.clients), dtype=torch.float64)

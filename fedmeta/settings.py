@@ -33,9 +33,11 @@ class CohortSettings:
 class EngineSettings:
     """Where and how clients are computed."""
 
-    name: Literal["vmap", "loop"] = "vmap"
-    chunk: int = 32
-    """Clients per vectorised call."""
+    name: Literal["auto", "loop", "vmap", "recorded", "lowrank"] = "auto"
+    chunk: int | None = None
+    """Most clients per vectorised call; without one, ``auto`` finds it, the others take 32."""
+    memory: float = 2.0
+    """GiB that the tensors of a chunk may take; for ``auto``."""
     executor: Literal["local", "ray"] = "local"
     """In simulation: this process, or Ray workers."""
     workers: int = 2
@@ -50,8 +52,16 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         _at_least("engine.threads", self.threads, 1)
-        _at_least("engine.chunk", self.chunk, 1)
+        if self.chunk is not None:
+            _at_least("engine.chunk", self.chunk, 1)
         _at_least("engine.workers", self.workers, 1)
+        if not 0 < self.memory < float("inf"):
+            raise ConfigError(f"engine.memory must be a number of GiB above 0, got {self.memory!r}")
+
+    @property
+    def most(self) -> int:
+        """Clients per vectorised call where nothing is measured."""
+        return 32 if self.chunk is None else self.chunk
 
     @property
     def torch_dtype(self) -> torch.dtype:

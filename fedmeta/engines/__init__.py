@@ -2,14 +2,18 @@
 
 from typing import Protocol
 
-from fedmeta.engines.loop import ClientFunction, Each, Loop, Result
+from fedmeta.engines.blocks import ClientFunction, Each, Result
+from fedmeta.engines.loop import Loop
+from fedmeta.engines.lowrank import Lowrank
+from fedmeta.engines.planner import Planner
+from fedmeta.engines.recorded import Recorded
 from fedmeta.engines.vmap import Vmap
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
 
 class Engine(Protocol):
-    """Maps a pure client function over a block of clients.
+    """Computes a pure client function for a block of clients.
 
     ``each`` is any nest of tensors ``[clients, ...]``: the episodes, and what else differs.
     """
@@ -21,5 +25,17 @@ class Engine(Protocol):
     def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
         """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
 
+    def total(
+        self, function: ClientFunction[Each, tuple[Params, Result]], params: Params, each: Each
+    ) -> tuple[Params, Result]:
+        """Of functions that give two things: the sum of the first over clients, the second stacked."""
 
-ENGINES: dict[str, type[Engine]] = {"loop": Loop, "vmap": Vmap}
+
+ENGINES: dict[str, type[Engine]] = {
+    "auto": Planner,
+    "loop": Loop,
+    "vmap": Vmap,
+    "recorded": Recorded,
+    "lowrank": Lowrank,
+}
+"""Every engine gives the numbers of the loop, for every learner with every model."""

@@ -1,18 +1,10 @@
 """The readable engine: one client after the other. Every other engine must equal it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-import torch
-from torch.utils._pytree import tree_leaves, tree_map
-
+from fedmeta.engines.blocks import ClientFunction, Each, Result, add, client, clients_in, stack
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
-
-Each = TypeVar("Each")
-Result = TypeVar("Result")
-ClientFunction = Callable[[Params, Each], Result]
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,13 @@ class Loop:
 
     def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
         """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
-        clients = range(len(tree_leaves(each)[0]))
-        results = [function(params, tree_map(lambda leaf, c=c: leaf[c], each)) for c in clients]
-        stacked: Result = tree_map(lambda *leaves: torch.stack(leaves), *results)
-        return stacked
+        return stack([function(params, client(each, c)) for c in range(clients_in(each))])
+
+    def total(
+        self, function: ClientFunction[Each, tuple[Params, Result]], params: Params, each: Each
+    ) -> tuple[Params, Result]:
+        """Of functions that give two things: the sum of the first over clients, the second stacked."""
+        sums, rest = zip(
+            *(function(params, client(each, c)) for c in range(clients_in(each))), strict=True
+        )
+        return add(sums), stack(rest)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedmeta.engines.loop import ClientFunction, Each, Result
+from fedmeta.engines.blocks import ClientFunction, Each, Result, add, chunks, join
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
@@ -18,15 +18,35 @@ class Vmap:
     """
 
     chunk: int
-    """Clients per call."""
+    """Most clients per call."""
 
     @classmethod
     def of(cls, settings: EngineSettings) -> "Vmap":
         """``engine.chunk``."""
-        return cls(settings.chunk)
+        return cls(settings.most)
 
     def map(self, function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
         """``function(params, each[client])`` of every client, stacked ``[clients, ...]``."""
-        lifted = torch.vmap(function, in_dims=(None, 0), chunk_size=self.chunk)
-        result: Result = lifted(params, each)
-        return result
+        return join([lifted(function, params, part) for part in chunks(each, self.chunk)])
+
+    def total(
+        self, function: ClientFunction[Each, tuple[Params, Result]], params: Params, each: Each
+    ) -> tuple[Params, Result]:
+        """Of functions that give two things: the sum of the first over clients, the second stacked."""
+        parts = [summed(function, params, part) for part in chunks(each, self.chunk)]
+        sums, rest = zip(*parts, strict=True)
+        return add(sums), join(rest)
+
+
+def lifted(function: ClientFunction[Each, Result], params: Params, each: Each) -> Result:
+    """All clients in one call, stacked."""
+    result: Result = torch.vmap(function, in_dims=(None, 0))(params, each)
+    return result
+
+
+def summed(
+    function: ClientFunction[Each, tuple[Params, Result]], params: Params, each: Each
+) -> tuple[Params, Result]:
+    """All clients in one call: the sum of the first, the second stacked."""
+    stack, rest = lifted(function, params, each)
+    return {name: values.sum(dim=0) for name, values in stack.items()}, rest

@@ -25,6 +25,11 @@ class Learner(ABC):
         """Episodes that one update consumes."""
         return 1
 
+    @property
+    def annealed_until(self) -> float:
+        """The part of the run after which ``progress`` makes no difference to ``update``."""
+        return 0.0
+
     def init(self, loss: Objective, params: Params, generator: torch.Generator) -> Params:
         """All params of the learner from the model's own. Raises ConfigError where they do not fit."""
         return params
@@ -45,7 +50,7 @@ class Learner(ABC):
     ) -> Update:
         """One client's round.
 
-        ``episodes`` has ``draws`` in its leading dimension; ``progress`` in [0, 1) is the part of the
+        ``episodes`` has ``draws`` in its leading dimension; ``progress`` in [0, 1] is the part of the
         run's rounds that lies behind. The delta names no private param.
         """
 

@@ -178,4 +178,4 @@ def norm(params: Params) -> Tensor:
 
 
 def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean(dim=0)
+    return sum(values[1:], start=values[0]) / len(values)

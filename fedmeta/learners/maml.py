@@ -78,6 +78,11 @@ class Maml(Learner):
         """Episodes that one update consumes."""
         return self.episodes * self.local_steps
 
+    @property
+    def annealed_until(self) -> float:
+        """When the gradients are second order and the last loss alone counts."""
+        return max(self.first_order_until, self.multi_step_until)
+
     def init(self, loss: Objective, params: Params, generator: torch.Generator) -> Params:
         """The model's params with adapters and learned rates beside them."""
         params = with_adapters(self.adapt, params, self.rank, generator)

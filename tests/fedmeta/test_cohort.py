@@ -14,6 +14,7 @@ from fedmeta.cohort import Cohort
 from fedmeta.config import parse
 from fedmeta.data.federation import ClientCounts, Clients, Purpose, Split
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
+from fedmeta.engines import Engine
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.vmap import Vmap
 from fedmeta.errors import ConfigError, DataError
@@ -82,6 +83,7 @@ def cohort(federation: Troubled | None = None, module: nn.Module | None = None) 
         shapes={},
         seed=0,
         rounds=10,
+        evaluations=1,
         transductive=True,
         device=CPU,
         dtype=torch.float64,
@@ -177,16 +179,22 @@ def test_a_config_that_does_not_fit_is_nobodys_failure(clients: list[int]) -> No
 class Clock(Maml):
     """Reports the progress that it is told."""
 
+    @property
+    def annealed_until(self) -> float:
+        return 0.6
+
     def update(
         self, loss: Objective, params: Params, episodes: Episode, progress: float = 0.0
     ) -> Update:
         return Update(params, {"progress": torch.tensor(progress, dtype=torch.float64)})
 
 
-@pytest.mark.parametrize(("round", "progress"), [(1, 0.0), (6, 0.5), (10, 0.9)])
+@pytest.mark.parametrize(("round", "progress"), [(1, 0.0), (6, 0.5), (7, 1.0), (10, 1.0)])
 def test_progress_is_the_part_of_ten_rounds_that_lies_behind(round: int, progress: float) -> None:
+    """Until annealing ends, here after 0.6: then it is 1, and training the same function every round."""
     block = replace(cohort(), learner=Clock(inner_lr=0.05, inner_steps=2))
     assert train(block, start(block), [4], round).columns["progress"].tolist() == [progress]
+    assert block._train(round).calls == (10 if progress == 1 else 1)
 
 
 def test_all_clients_can_fail() -> None:
@@ -260,6 +268,37 @@ def test_a_sum_is_weight_times_delta_of_each(relative_error, weight: str) -> Non
     assert total.summed
     assert total.clients == [1, 2, 3]
     assert relative_error(total.deltas, expected) < 1e-12
+
+
+@pytest.mark.parametrize("weight", ["one", "examples", "loss"])
+@pytest.mark.parametrize("engine", [Loop(), Vmap(2)], ids=str)
+def test_a_sum_formed_by_the_engine_is_the_sum_of_replies(
+    relative_error, engine: Engine, weight: str
+) -> None:
+    """Shards of 12, 3, 12 and 40 examples, which are computed in three blocks."""
+    block = replace(cohort(Troubled(sizes={2: 3, 4: 40})), engine=engine)
+    states, clients = ClientStates(Path("no such folder")), [1, 2, 3, 4]
+    found = block.train(start(block), clients, 4, states, weight)
+    each = train(block, start(block), clients, 4)
+    assert found.summed
+    assert found.clients == clients
+    assert relative_error(found.deltas, summed(each, weight).deltas) < 1e-12
+    assert relative_error(found.columns, each.columns) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "trouble", [Troubled(spoilt=frozenset({7})), Troubled(refusing=frozenset({7}))], ids=str
+)
+def test_a_client_that_would_spoil_the_sum_is_left_out_of_it(
+    relative_error, trouble: Troubled
+) -> None:
+    block, states = cohort(trouble), ClientStates(Path("no such folder"))
+    found = block.train(start(block), [1, 7, 2], 4, states, "examples")
+    expected = block.train(start(block), [1, 2], 4, states, "examples")
+    assert found.summed
+    assert found.clients == [1, 2]
+    assert list(found.failures) == [7]
+    assert relative_error(found.deltas, expected.deltas) < 1e-12
 
 
 def test_columns_as_weights() -> None:

@@ -1,13 +1,18 @@
 """Every engine gives the numbers of the loop, for every learner with every model."""
 
+from itertools import cycle, product
+
 import pytest
 import torch
 from torch import Tensor
 
+from fedmeta.client_function import Own, Score, Train, TrainWeighted
 from fedmeta.engines import ENGINES, Engine
 from fedmeta.engines.loop import Loop
+from fedmeta.engines.lowrank import Lowrank
+from fedmeta.engines.planner import Planner
+from fedmeta.engines.recorded import Recorded
 from fedmeta.engines.vmap import Vmap
-from fedmeta.evaluation import curve
 from fedmeta.learners import LEARNERS, Learner
 from fedmeta.learners.ditto import Ditto
 from fedmeta.learners.heads import FedBabu, FedPer, FedRep
@@ -72,13 +77,15 @@ ROUNDING = 1e-12
 def test_every_learner_model_and_engine_is_here() -> None:
     assert {type(learner) for learner in LEARNER_CASES.values()} == set(LEARNERS.values())
     assert {type(model) for model in MODEL_CASES.values()} == set(MODELS.values())
-    assert set(ENGINES.values()) == {Loop, Vmap}
+    assert set(ENGINES.values()) == {Planner, Loop, Vmap, Recorded, Lowrank}
 
 
 def test_engines_are_built_from_settings() -> None:
     settings = EngineSettings(chunk=3)
     assert ENGINES["loop"].of(settings) == Loop()
     assert ENGINES["vmap"].of(settings) == Vmap(3)
+    assert ENGINES["recorded"].of(settings) == Recorded(3)
+    assert ENGINES["lowrank"].of(settings).chunk == 3
 
 
 def opened(model: Model, learner: Learner) -> tuple[Objective, Params]:
@@ -103,22 +110,28 @@ def some(episodes: Episode, which: slice) -> Episode:
     return Episode(*(Batch(part.x[which], part.y[which]) for part in episodes))
 
 
+def own(episodes: Episode) -> Own:
+    """Episodes with shards of 1, 2, 3, ... examples to weight with."""
+    sizes = torch.arange(1, len(episodes.support.y) + 1, dtype=torch.float64)
+    return Own(episodes, {}, sizes)
+
+
 def train(engine: Engine, learner: Learner, model: Model, episodes: Episode) -> Update:
     objective, params = opened(model, learner)
+    return engine.map(Train(learner, objective, 1.0, calls=2), params, own(episodes))
 
-    def update(params: Params, episodes: Episode) -> Update:
-        return learner.update(objective, params, episodes)
 
-    return engine.map(update, params, episodes)
+def total(engine: Engine, learner: Learner, model: Model, episodes: Episode) -> Params:
+    """The sum of the deltas, weighted by the sizes of the shards."""
+    objective, params = opened(model, learner)
+    function = TrainWeighted(Train(learner, objective, 1.0, calls=2), "examples")
+    return engine.total(function, params, own(episodes))[0]
 
 
 def evaluate(engine: Engine, learner: Learner, model: Model, episodes: Episode) -> Metrics:
     objective, params = opened(model, learner)
-
-    def scores(params: Params, episodes: Episode) -> Metrics:
-        return curve(learner, objective, params, episodes, 2)
-
-    return engine.map(scores, params, episodes)
+    score = Score(learner, objective, steps=2, transductive=True, took_part=False, calls=2)
+    return engine.map(score, params, own(episodes))
 
 
 def without_idle(delta: Params) -> Params:
@@ -160,6 +173,19 @@ def test_vmap_equals_loop_in_evaluation(relative_error, learner: str, model: str
     assert found["loss"].shape == found["accuracy"].shape == (CLIENTS, 3)
     assert torch.equal(found["accuracy"], expected["accuracy"])
     assert relative_error(found, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("learner", sorted(LEARNER_CASES.keys() - {"local only"}))
+def test_vmap_equals_loop_in_the_weighted_sum(relative_error, learner: str) -> None:
+    """Of the sizes 1 to 5, in chunks of 1, 2 and 2; and both are the sum over what ``map`` gives."""
+    parts = LEARNER_CASES[learner], MODEL_CASES["mlp"]
+    episodes = cohort(CLIENTS, parts[0].draws)
+    stack = train(Loop(), *parts, episodes).delta
+    expected = {
+        name: sum((c + 1) * values[c] for c in range(CLIENTS)) for name, values in stack.items()
+    }
+    for engine in (Loop(), Vmap(2)):
+        assert relative_error(total(engine, *parts, episodes), expected) < ROUNDING
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -217,3 +243,61 @@ def test_what_differs_from_client_to_client_may_be_any_nest(engine: Engine) -> N
     without = engine.map(report, {"w": torch.tensor(2.0)}, (batch, {}))
     assert without.metrics["sum"].tolist() == [1, 5, 9]
     assert without.state == {}
+
+
+MODEL_OF = dict(zip(LEARNER_CASES, cycle(MODEL_CASES), strict=False))
+"""Each learner with one of the models: recording takes seconds."""
+EVERY = [
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in product(LEARNER_CASES, MODEL_CASES, (Recorded, Lowrank))
+]
+
+
+def assert_recorded_equals_loop(
+    relative_error, learner: str, model: str, kind: type[Recorded]
+) -> None:
+    parts = LEARNER_CASES[learner], MODEL_CASES[model]
+    objective, params = opened(parts[1], parts[0])
+    function = TrainWeighted(Train(parts[0], objective, 1.0, calls=2), "examples")
+    data = own(cohort(3, parts[0].draws))
+    expected, rest = Loop().total(function, params, data)
+    engine = kind.of(EngineSettings(chunk=3))
+    delta, others = engine.total(function, params, data)
+    assert len(engine.programs) == 1
+    assert relative_error(others.metrics, rest.metrics) < ROUNDING
+    if rest.state:
+        assert relative_error(others.state, rest.state) < ROUNDING
+    if learner == "local only":
+        assert all(torch.equal(value, expected[name]) for name, value in delta.items())  # zeros
+        return
+    if "adam" in learner and ("norm" in model or "conv" in model):
+        delta, expected = without_idle(delta), without_idle(expected)
+    assert relative_error(delta, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("learner", LEARNER_CASES)
+def test_recorded_programs_equal_the_loop(relative_error, learner: str) -> None:
+    """With factors where the layers are linear."""
+    model = MODEL_OF[learner]
+    assert_recorded_equals_loop(
+        relative_error, learner, model, Lowrank if "mlp" in model else Recorded
+    )
+
+
+@pytest.mark.parametrize(("learner", "model", "kind"), EVERY)
+def test_recorded_programs_equal_the_loop_in_every_case(
+    relative_error, learner: str, model: str, kind: type[Recorded]
+) -> None:
+    assert_recorded_equals_loop(relative_error, learner, model, kind)
+
+
+def test_a_program_serves_every_chunk_of_its_size_and_every_equal_function() -> None:
+    """Five clients in chunks of 2, 1 and 2: two programs; and no third for an equal function."""
+    parts = LEARNER_CASES["sgd"], MODEL_CASES["mlp"]
+    objective, params = opened(parts[1], parts[0])
+    engine, data = Recorded(2), own(cohort(CLIENTS, 1))
+    for _ in range(2):
+        engine.map(Train(parts[0], objective, 1.0, calls=2), params, data)
+    assert len(engine.programs) == 2
+    engine.map(Train(parts[0], objective, 0.5, calls=1), params, data)
+    assert len(engine.programs) == 2  # what is computed once is not recorded

@@ -185,6 +185,12 @@ def test_vmap_equals_loop_in_evaluation(case: Case) -> None:
     agree(Vmap(2).map(case.scores, case.params, case.episodes), expected)
 
 
+def test_progress_matters_only_while_something_is_annealed(case: Case) -> None:
+    learner, loss, params = case.learner, case.loss, case.params
+    ends = (learner.annealed_until, 1.0)
+    assert equal(*(learner.update(loss, params, case.of(0), progress) for progress in ends))
+
+
 def test_what_travels_and_what_stays_are_all_params(case: Case) -> None:
     delta, metrics, state = case.updates
     assert not set(delta) & case.private

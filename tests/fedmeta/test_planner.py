@@ -1,0 +1,303 @@
+"""The choice of an engine: measured, checked against the loop, remembered; never a wrong one."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fedmeta.client_function import Own, Train, TrainWeighted
+from fedmeta.engines import planner, search
+from fedmeta.engines.loop import Loop
+from fedmeta.engines.planner import Planner
+from fedmeta.engines.plans import Plan, recall, remember
+from fedmeta.engines.recorded import Recorded
+from fedmeta.engines.search import Work, most_clients
+from fedmeta.engines.vmap import Vmap
+from fedmeta.errors import ConfigError
+from fedmeta.learners.maml import Maml
+from fedmeta.models.mlp import Mlp
+from fedmeta.objective import Objective, initial_params
+from fedmeta.settings import EngineSettings
+from fedmeta.types import Batch, Episode, Params
+
+CLIENTS = 6
+LONG = 10**6
+"""Rounds for which any search is a small part."""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def work(calls: int = LONG, module: nn.Module | None = None, clients: int = CLIENTS) -> Work:
+    objective = Objective(module or Mlp([8]).build((3,), 2), "cross_entropy")
+    generator = torch.Generator().manual_seed(0)
+
+    def batch(examples: int) -> Batch:
+        x = torch.randn(clients, 1, examples, 3, generator=generator)
+        return Batch(x, torch.arange(examples).remainder(2).expand(clients, 1, -1))
+
+    train = Train(Maml(inner_lr=0.1, inner_steps=1), objective, 1.0, calls)
+    params = initial_params(objective.module, 0, torch.float32)
+    own = Own(Episode(batch(4), batch(6)), {}, torch.ones(clients))
+    return Work("total", TrainWeighted(train, "examples"), params, own)
+
+
+def chosen(engine: Planner) -> Any:
+    """The one engine that was chosen."""
+    ((_, found),) = engine.chosen
+    return found
+
+
+def planned(engine: Planner, task: Work) -> Params:
+    delta: Params = engine.total(task.function, task.params, task.each)[0]
+    return delta
+
+
+@dataclass(frozen=True)
+class Wrong(Vmap):
+    """As fast as can be, and wrong in the fourth digit."""
+
+    def total(self, function: Any, params: Params, each: Any) -> Any:
+        delta, rest = super().total(function, params, each)
+        return {name: 1.0001 * value for name, value in delta.items()}, rest
+
+
+@dataclass(frozen=True)
+class Failing(Vmap):
+    """Cannot."""
+
+    def total(self, function: Any, params: Params, each: Any) -> Any:
+        raise NotImplementedError("no such operation")
+
+
+def candidates(monkeypatch: pytest.MonkeyPatch, **engines: Any) -> None:
+    monkeypatch.setattr(search, "CANDIDATES", engines)
+
+
+def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    """As if an engine took so long per client; the loop takes 1."""
+
+    def per_client(self: Work, engine: Any) -> float:
+        self.run(engine)
+        return seconds.get(type(engine).__name__.lower(), 1.0)
+
+    monkeypatch.setattr(Work, "seconds", per_client)
+
+
+def test_a_wrong_engine_is_not_chosen_however_fast(monkeypatch, caplog) -> None:
+    candidates(monkeypatch, vmap=Vmap, wrong=Wrong)
+    times(monkeypatch, vmap=0.5, wrong=0.01)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert type(chosen(engine)) is Vmap
+    assert "wrong 100.0x, but wrong by 1e-04" in caplog.text
+
+
+def test_an_engine_that_cannot_is_named_and_left_out(monkeypatch, caplog) -> None:
+    candidates(monkeypatch, failing=Failing)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert chosen(engine) == Loop()
+    assert "failing failed with NotImplementedError" in caplog.text
+
+
+def test_the_fastest_is_chosen_and_the_log_says_by_how_much(monkeypatch, caplog) -> None:
+    times(monkeypatch, vmap=0.25, recorded=0.1, lowrank=0.2)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert type(chosen(engine)).__name__ == "Recorded"
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine:")]
+    assert line == ("engine: recorded, 2 clients at once, 10.0x the loop (vmap 4.0x; lowrank 5.0x)")
+
+
+def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
+    """1,000 rounds of 6 clients of 10 us, of which a twentieth is 3 ms; recording takes seconds."""
+    times(monkeypatch, loop=1.0, vmap=1e-5)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work(calls=1000))
+    assert type(chosen(engine)) is Vmap
+    assert "recorded not tried, the run is too short" in caplog.text
+
+
+def test_a_very_short_run_is_not_measured_at_all() -> None:
+    """499 clients in all rounds, and 500."""
+    engine = Planner(EngineSettings())
+    planned(engine, work(calls=planner.FEW // CLIENTS))
+    assert engine.chosen == []
+    planned(engine, work(calls=planner.FEW // CLIENTS + 1))
+    assert len(engine.chosen) == 1
+
+
+def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
+    planned(Planner(EngineSettings()), work())
+    (file,) = cache.rglob("*.json")
+
+    def again(*_: Any) -> Any:
+        raise ConfigError("measured again")
+
+    monkeypatch.setattr(planner, "search", again)
+    planned(Planner(EngineSettings()), work())
+    planned(Planner(EngineSettings()), work(clients=5))
+    for other in (EngineSettings(chunk=2), EngineSettings(memory=1.0)):
+        with pytest.raises(ConfigError, match="measured again"):
+            planned(Planner(other), work())
+    file.write_text("{")
+    with pytest.raises(ConfigError, match="measured again"):
+        planned(Planner(EngineSettings()), work())
+
+
+@pytest.mark.parametrize("fastest", ["loop", *search.CANDIDATES])
+def test_whatever_is_chosen_gives_the_numbers_of_the_loop(
+    monkeypatch, relative_error, fastest: str
+) -> None:
+    times(monkeypatch, **{fastest: 0.1})
+    task = work().exact()
+    engine = Planner(EngineSettings())
+    for _ in range(2):
+        found = planned(engine, task)
+        assert relative_error(found, task.run(Loop())[0]) < 1e-12
+
+
+@dataclass(frozen=True)
+class LastIsNaN(Vmap):
+    """Right but for the last param."""
+
+    def total(self, function: Any, params: Params, each: Any) -> Any:
+        delta, rest = super().total(function, params, each)
+        last = list(delta)[-1]
+        return delta | {last: delta[last] * torch.nan}, rest
+
+
+def test_an_engine_that_gives_no_number_is_not_chosen(monkeypatch) -> None:
+    candidates(monkeypatch, nan=LastIsNaN)
+    times(monkeypatch, lastisnan=0.1)
+    engine = Planner(EngineSettings())
+    planned(engine, work())
+    assert chosen(engine) == Loop()
+
+
+def test_a_cohort_without_numbers_decides_nothing(cache: Path) -> None:
+    """The first client's images are no numbers; the next cohort's are."""
+    engine, task = Planner(EngineSettings()), work()
+    bad = replace(task, each=tree_map(torch.clone, task.each))
+    bad.each.episodes.support.x[0] = torch.nan
+    planned(engine, bad)
+    assert engine.chosen == []
+    assert not list(cache.rglob("*.json"))
+    planned(engine, task)
+    assert len(engine.chosen) == 1
+
+
+@dataclass(frozen=True)
+class Hungry(Vmap):
+    """Has memory for two clients."""
+
+    def total(self, function: Any, params: Params, each: Any) -> Any:
+        if self.chunk > 2:
+            raise torch.OutOfMemoryError("no more")
+        return super().total(function, params, each)
+
+
+def test_the_chunk_grows_until_the_memory_ends(monkeypatch) -> None:
+    candidates(monkeypatch, hungry=Hungry)
+    times(monkeypatch, hungry=0.1)
+    engine = Planner(EngineSettings())
+    planned(engine, work())
+    assert chosen(engine) == Hungry(2)
+
+
+def test_what_cannot_be_measured_is_computed_all_the_same(monkeypatch, caplog, cache: Path) -> None:
+    """Here a device without float64; it is tried once, and said once."""
+
+    def without(self: Work) -> Work:
+        raise TypeError("no float64 here")
+
+    monkeypatch.setattr(Work, "exact", without)
+    engine, task = Planner(EngineSettings()), work()
+    for _ in range(2):
+        planned(engine, task)
+    assert caplog.text.count("nothing could be measured: TypeError: no float64 here") == 1
+    assert not list(cache.rglob("*.json"))
+
+
+def test_of_two_workers_the_first_is_heard(cache: Path) -> None:
+    first, second = Plan("vmap", 8, 2.0, {}), Plan("recorded", 16, 3.0, {})
+    remember("key", first)
+    remember("key", second)
+    assert recall("key") == first
+
+
+class Buffered(nn.Module):
+    """Holds a number that is no param."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Mlp([4]).build((3,), 2)
+        self.register_buffer("scale", torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.scale * self.inner(x)
+        return output
+
+
+def test_a_model_with_a_buffer_is_recorded(relative_error) -> None:
+    task = work(module=Buffered()).exact()
+    found = task.run(Recorded(4))[0]
+    assert relative_error(found, task.run(Loop())[0]) < 1e-12
+
+
+class Branching(nn.Module):
+    """Looks at the numbers, which no vectorised call can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Mlp([4]).build((3,), 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.inner(x)
+        return output if x.sum() > 0 else 2 * output
+
+
+def test_a_model_that_cannot_be_vectorised_runs_in_the_loop(caplog) -> None:
+    engine, task = Planner(EngineSettings()), work(module=Branching())
+    with caplog.at_level(logging.INFO):
+        planned(engine, task)
+    assert chosen(engine) == Loop()
+    assert "vmap failed with RuntimeError" in caplog.text
+
+
+def test_one_client_and_one_call_need_no_plan() -> None:
+    engine = Planner(EngineSettings())
+    planned(engine, work(clients=1))
+    planned(engine, work(calls=1))
+    assert engine.chosen == []
+
+
+def test_memory_bounds_the_chunk() -> None:
+    """By what one client takes; and by the user's own bound, and the clients there are."""
+    task = work(clients=50)
+    one = search.peak_bytes(lambda: task.first(1).run(Loop()))
+    room = replace(EngineSettings(), memory=5.5 * one / 2**30)
+    assert most_clients(task, room) == 5
+    assert most_clients(task, replace(room, chunk=3)) == 3
+    assert most_clients(task, EngineSettings()) == 50
+
+
+def test_a_memory_too_small_for_one_client_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^engine.memory must be .* GiB or more for one client, "
+    ):
+        planned(Planner(EngineSettings(memory=1e-7)), work())
