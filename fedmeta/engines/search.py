@@ -103,7 +103,8 @@ def search(work: Work, settings: EngineSettings) -> tuple[Plan, Any]:
             others[name] = "not tried, the run is too short"
             continue
         try:
-            found = fastest_chunk(work, name, max(best.chunk, probe.clients), most, deadline)
+            start = EngineSettings().most if best is loop else best.chunk
+            found = fastest_chunk(work, name, start, most, deadline)
             faster = found.seconds * WORTH < best.seconds
             error = (
                 difference(probe.exact().run(build(name, probe.clients)), truth) if faster else 0.0
@@ -128,22 +129,36 @@ def build(name: str, chunk: int) -> Any:
 
 
 def fastest_chunk(work: Work, name: str, start: int, most: int, deadline: float) -> Found:
-    """The chunk is doubled from ``start`` for as long as that pays, and there is time and memory."""
-    best = _time(work, name, min(start, most))
-    while best.chunk < most and time.monotonic() < deadline:
-        try:
-            larger = _time(work, name, min(2 * best.chunk, most))
-        except (RuntimeError, MemoryError):  # out of memory
+    """From ``start`` the chunk is doubled, or else halved, as long as that pays and there is time."""
+    best = begin = _first_that_fits(work, name, min(start, most))
+    for factor in (2.0, 0.5):
+        while time.monotonic() < deadline:
+            chunk = max(1, min(most, int(factor * best.chunk)))
+            other = _time(work, name, chunk) if chunk != best.chunk else best
+            if other is None or other.seconds * WORTH > best.seconds:
+                break
+            best = other
+        if best is not begin:
             break
-        if larger.seconds * WORTH > best.seconds:
-            break
-        best = larger
     return best
 
 
-def _time(work: Work, name: str, chunk: int) -> Found:
+def _first_that_fits(work: Work, name: str, chunk: int) -> Found:
+    while chunk > 1:
+        if found := _time(work, name, chunk):
+            return found
+        chunk //= 2
+    engine = build(name, 1)
+    return Found(name, engine, 1, work.first(1).seconds(engine))
+
+
+def _time(work: Work, name: str, chunk: int) -> Found | None:
+    """None where there is no memory for so many."""
     engine = build(name, chunk)
-    return Found(name, engine, chunk, work.first(chunk).seconds(engine))
+    try:
+        return Found(name, engine, chunk, work.first(chunk).seconds(engine))
+    except (RuntimeError, MemoryError):  # torch raises its own or a plain RuntimeError
+        return None
 
 
 def most_clients(work: Work, settings: EngineSettings) -> int:

@@ -119,7 +119,7 @@ def test_the_fastest_is_chosen_and_the_log_says_by_how_much(monkeypatch, caplog)
         planned(engine, work())
     assert type(chosen(engine)).__name__ == "Recorded"
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine:")]
-    assert line == ("engine: recorded, 2 clients at once, 10.0x the loop (vmap 4.0x; lowrank 5.0x)")
+    assert line == ("engine: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; lowrank 5.0x)")
 
 
 def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
@@ -203,20 +203,20 @@ def test_a_cohort_without_numbers_decides_nothing(cache: Path) -> None:
 
 @dataclass(frozen=True)
 class Hungry(Vmap):
-    """Has memory for two clients."""
+    """Has memory for three clients."""
 
     def total(self, function: Any, params: Params, each: Any) -> Any:
-        if self.chunk > 2:
+        if self.chunk > 3:
             raise torch.OutOfMemoryError("no more")
         return super().total(function, params, each)
 
 
-def test_the_chunk_grows_until_the_memory_ends(monkeypatch) -> None:
+def test_the_chunk_is_what_the_memory_holds(monkeypatch) -> None:
     candidates(monkeypatch, hungry=Hungry)
     times(monkeypatch, hungry=0.1)
     engine = Planner(EngineSettings())
     planned(engine, work())
-    assert chosen(engine) == Hungry(2)
+    assert chosen(engine) == Hungry(3)
 
 
 def test_what_cannot_be_measured_is_computed_all_the_same(monkeypatch, caplog, cache: Path) -> None:
