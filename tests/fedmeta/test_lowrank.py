@@ -212,17 +212,25 @@ def wide(
     return Objective(module, "cross_entropy"), Own(Episode(batch(shots), batch(queries)), {}, sizes)
 
 
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_adapted_weights_are_never_formed(relative_error, learner: str) -> None:
-    """A 64 x 48 layer of 6 clients: no step of the program holds 6 of it, nor of their deltas."""
-    objective, own = wide(2, 1, 2, [48, 64], clients=6)
+def equal_to_loop(
+    relative_error, learner: str, objective: Objective, own: Own, chunk: int
+) -> Lowrank:
+    """The engine, after its weighted sum was found to be the loop's."""
     params = LEARNERS[learner].init(
         objective, initial_params(objective.module, 0, torch.float64), torch.Generator()
     )
     function = TrainWeighted(Train(LEARNERS[learner], objective, 1.0, calls=2), "examples")
-    engine = Lowrank.of(EngineSettings(chunk=6))
+    engine = Lowrank.of(EngineSettings(chunk=chunk))
     delta, _ = engine.total(function, params, own)
     assert relative_error(delta, Loop().total(function, params, own)[0]) < 1e-12
+    return engine
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_adapted_weights_are_never_formed(relative_error, learner: str) -> None:
+    """A 64 x 48 layer of 6 clients: no step of the program holds 6 of it, nor of their deltas."""
+    objective, own = wide(2, 1, 2, [48, 64], clients=6)
+    engine = equal_to_loop(relative_error, learner, objective, own, chunk=6)
     ((_, _, program),) = engine.programs
     assert formed(program, (6, 64, 48)) == []
 
@@ -238,10 +246,4 @@ def test_adapted_weights_are_never_formed(relative_error, learner: str) -> None:
 )
 def test_any_shape(relative_error, learner, ways, shots, queries, hidden, clients) -> None:
     objective, own = wide(ways, shots, queries, hidden, clients)
-    params = LEARNERS[learner].init(
-        objective, initial_params(objective.module, 0, torch.float64), torch.Generator()
-    )
-    function = TrainWeighted(Train(LEARNERS[learner], objective, 1.0, calls=2), "examples")
-    engine = Lowrank.of(EngineSettings(chunk=3))
-    delta, _ = engine.total(function, params, own)
-    assert relative_error(delta, Loop().total(function, params, own)[0]) < 1e-12
+    equal_to_loop(relative_error, learner, objective, own, chunk=3)
