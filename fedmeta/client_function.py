@@ -1,7 +1,7 @@
 """What one client computes, as values: two with the same settings are the same function."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -29,7 +29,8 @@ class Train:
     objective: Objective
     progress: float
     calls: int
-    """How often this same function will be computed: what it may cost to make it fast."""
+    """How often this same function will be computed."""
+    purpose: ClassVar[str] = "training"
 
     def __call__(self, params: Params, own: Own) -> Update:
         """The client's update, the size of its shard among the metrics."""
@@ -45,6 +46,7 @@ class TrainWeighted:
     train: Train
     column: str
     """The metric that is the weight; ``one`` is 1."""
+    purpose: ClassVar[str] = "training"
 
     @property
     def calls(self) -> int:
@@ -71,6 +73,7 @@ class Score:
     """Whether the client took part in training and begins with what it kept."""
     calls: int
     """How often this same function will be computed."""
+    purpose: ClassVar[str] = "scoring"
 
     def __call__(self, params: Params, own: Own) -> Metrics:
         """The scores by name."""

@@ -33,7 +33,9 @@ class CohortSettings:
 class EngineSettings:
     """Where and how clients are computed."""
 
-    name: Literal["auto", "loop", "vmap", "recorded", "lowrank"] = "auto"
+    name: Literal["auto", "loop", "vmap", "recorded", "lowrank", "channels_last", "compiled"] = (
+        "auto"
+    )
     chunk: int | None = None
     """Most clients per vectorised call; without one, ``auto`` finds it, the others take 32."""
     memory: float = 2.0

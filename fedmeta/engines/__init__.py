@@ -3,6 +3,8 @@
 from typing import Protocol
 
 from fedmeta.engines.blocks import ClientFunction, Each, Result
+from fedmeta.engines.channels_last import ChannelsLast
+from fedmeta.engines.compiled import Compiled
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.lowrank import Lowrank
 from fedmeta.engines.planner import Planner
@@ -37,5 +39,7 @@ ENGINES: dict[str, type[Engine]] = {
     "vmap": Vmap,
     "recorded": Recorded,
     "lowrank": Lowrank,
+    "channels_last": ChannelsLast,
+    "compiled": Compiled,
 }
 """Every engine gives the numbers of the loop, for every learner with every model."""

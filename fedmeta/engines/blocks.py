@@ -1,8 +1,8 @@
 """What engines share: clients in chunks, and results put together again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
@@ -11,8 +11,26 @@ from fedmeta.types import Params
 
 Each = TypeVar("Each")
 Result = TypeVar("Result")
-ClientFunction = Callable[[Params, Each], Result]
-"""From the shared params and what one client has to what it gives: pure, any nest of tensors."""
+Each_ = TypeVar("Each_", contravariant=True)
+Result_ = TypeVar("Result_", covariant=True)
+
+
+class ClientFunction(Protocol[Each_, Result_]):
+    """From the shared params and what one client has to what it gives: pure, any nest of tensors.
+
+    A value: two that are equal compute the same.
+    """
+
+    @property
+    def calls(self) -> int:
+        """How often this same function will be computed: what it may cost to make it fast."""
+
+    @property
+    def purpose(self) -> str:
+        """A word for the log."""
+
+    def __call__(self, params: Params, own: Each_, /) -> Result_:
+        """For one client."""
 
 
 def clients_in(each: Any) -> int:

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 from torch.fx import GraphModule, Interpreter
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 from fedmeta.engines.factors import Entrywise, LowRank, Value, thin
-from fedmeta.engines.recorded import Recorded
+from fedmeta.engines.recorded import VIEWS, Recorded
 from fedmeta.settings import EngineSettings
 
 aten = torch.ops.aten
@@ -34,57 +33,19 @@ class Lowrank(Recorded):
 
 
 def keep_factors(program: GraphModule) -> Callable[..., Any]:
-    """The program with outer products left unformed; to be recorded again.
-
-    Unchanged where it writes into one of them: what is written would not be in the factors.
-    """
-
-    def run(*args: Any) -> Any:
-        try:
-            return _form(_Factored(program).run(*args))
-        except _WrittenIntoError:
-            return Interpreter(program).run(*args)
-
-    return run
-
-
-class _WrittenIntoError(Exception):
-    pass
+    """The program with outer products left unformed; to be recorded again (``recorded.improve``)."""
+    return lambda *args: _form(_Factored(program).run(*args))
 
 
 class _Factored(Interpreter):
-    def __init__(self, program: GraphModule) -> None:
-        super().__init__(program)
-        self.formed: set[int] = set()
-        """Storages of products that were multiplied out."""
-
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         rule = RULES.get(target)
         found = rule(*args) if rule and not kwargs else None
         if found is not None:
             return found
-        plain = _form((args, kwargs))
-        self._note(target, tree_leaves((args, kwargs)), tree_leaves(plain))
-        if target in (aten.view.default, aten._unsafe_view.default):
+        if target in VIEWS:
             target = torch.reshape  # a product's strides are not those of what it stands for
-        return super().call_function(target, *plain)
-
-    def _note(self, target: Any, given: list[Any], plain: list[Any]) -> None:
-        """Remember what was formed, and that nothing may be written into it."""
-        self.formed |= {
-            _storage(new) for old, new in zip(given, plain, strict=True) if old is not new
-        }
-        if isinstance(target, OpOverload) and (
-            target is aten.as_strided.default or target._schema.is_mutable
-        ):
-            tensors = [leaf for leaf in plain if isinstance(leaf, Tensor)]
-            if any(_storage(tensor) in self.formed for tensor in tensors):
-                raise _WrittenIntoError
-
-
-def _storage(tensor: Tensor) -> int:
-    address: int = tensor.untyped_storage()._cdata
-    return address
+        return super().call_function(target, *_form((args, kwargs)))
 
 
 def _form(values: Any) -> Any:

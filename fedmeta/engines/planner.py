@@ -9,8 +9,9 @@ from torch.utils._pytree import tree_leaves
 from fedmeta.engines.blocks import ClientFunction, Each, Result
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.plans import key_of, recall, remember
-from fedmeta.engines.search import NotFiniteError, Work, build, search
+from fedmeta.engines.search import NotFiniteError, build, search
 from fedmeta.engines.vmap import Vmap
+from fedmeta.engines.work import Work
 from fedmeta.errors import ConfigError
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
@@ -65,7 +66,7 @@ class Planner:
     def _choose(self, work: Work) -> Any:
         key = key_of(work.how, work.function, work.params, work.each, self.settings)
         if plan := recall(key):
-            _log.info("engine: %s, as measured before", plan)
+            _log.info("engine for %s: %s, as measured before", work.function.purpose, plan)
             return build(plan.engine, plan.chunk)
         try:
             plan, engine = search(work, self.settings)
@@ -76,6 +77,6 @@ class Planner:
         except Exception as e:  # whatever a user's model does
             _log.warning("engine: vmap, nothing could be measured: %s: %s", type(e).__name__, e)
             return Vmap.of(self.settings)
-        _log.info("engine: %s", plan)
+        _log.info("engine for %s: %s", work.function.purpose, plan)
         remember(key, plan)
         return engine

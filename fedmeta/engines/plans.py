@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from fedmeta.engines.blocks import ClientFunction
 from fedmeta.settings import EngineSettings
+from fedmeta.types import Params
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +38,13 @@ class Plan:
         )
 
 
-def key_of(how: str, function: Any, params: Any, each: Any, settings: EngineSettings) -> str:
+def key_of(
+    how: str,
+    function: ClientFunction[Any, Any],
+    params: Params,
+    each: Any,
+    settings: EngineSettings,
+) -> str:
     """A digest of all that a choice depends on, but the number of clients."""
     shared = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in tree_leaves(params)]
     leaves = tree_leaves(each)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -10,15 +11,31 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
-from fedmeta.engines.blocks import ClientFunction, Each, Result, add, chunks, join
+from fedmeta.engines.blocks import ClientFunction, Each, Result, add, join
+from fedmeta.engines.memory import Chunks
 from fedmeta.engines.vmap import lifted, summed
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
-KEPT = 16
+KEPT = 64
 """Programs that an engine keeps: each is of one function and one set of shapes."""
+aten = torch.ops.aten
+VIEWS = (aten.view.default, aten._unsafe_view.default)
+"""Operations that ask for strides which a pass may have changed; ``torch.reshape`` does not."""
+Lift = Callable[[ClientFunction[Any, Any], Params, Any], Any]
+"""From a function for one client to what it gives for a chunk of them."""
 Pass = Callable[[GraphModule], Callable[..., Any]]
 """From a program to a function that computes the same in a better way."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What was recorded of one function for one set of shapes; at first nothing."""
+
+    how: Lift
+    function: ClientFunction[Any, Any]
+    shapes: list[Any]
+    run: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -26,15 +43,14 @@ class Recorded:
     """Runs clients in chunks by programs that hold no Python any more: no autograd, no vmap.
 
     A program is for one function and one set of shapes. Functions are told apart by ``==``, so they
-    are values: two of the same settings share a program.
+    are values: two of the same settings share a program. What comes once is not worth recording, as
+    where shards of many sizes leave blocks of every length, so it is done when it comes again.
     """
 
     chunk: int
     passes: Sequence[Pass] = ()
-    programs: list[tuple[Any, Any, GraphModule]] = field(
-        default_factory=list, compare=False, repr=False
-    )
-    """Function, shapes, program."""
+    programs: list[Program] = field(default_factory=list, compare=False, repr=False)
+    """Those used last come last."""
 
     @classmethod
     def of(cls, settings: EngineSettings) -> "Recorded":
@@ -53,39 +69,70 @@ class Recorded:
         sums, rest = zip(*self._run(summed, function, params, each), strict=True)
         return add(sums), join(rest)
 
+    @cached_property
+    def _chunks(self) -> Chunks:
+        return Chunks(self.chunk)
+
     @torch.no_grad()
-    def _run(self, how: Any, function: Any, params: Params, each: Any) -> list[Any]:
-        """Chunk by chunk. What is computed only once is not worth recording."""
-        parts = chunks(each, self.chunk)
-        if function.calls == 1:
-            return [how(function, params, part) for part in parts]
-        return [self._replay(how, function, params, part) for part in parts]
+    def _run(
+        self, how: Lift, function: ClientFunction[Any, Any], params: Params, each: Any
+    ) -> list[Any]:
+        """Chunk by chunk."""
+        compute = how if function.calls == 1 else partial(self._replay, how)
+        return self._chunks.run(partial(compute, function, params), each)
 
-    def _replay(self, how: Any, function: Any, params: Params, each: Any) -> Any:
+    def _replay(
+        self, how: Lift, function: ClientFunction[Any, Any], params: Params, each: Any
+    ) -> Any:
         shapes = [_kind(leaf) for leaf in tree_leaves((params, each))]
-        for known, of, program in self.programs:
-            if known == (how, function) and of == shapes:
-                return program(params, each)
-        program = self._record(lambda params, each: how(function, params, each), params, each)
-        self.programs.append(((how, function), shapes, program))
-        del self.programs[:-KEPT]
-        return program(params, each)
+        program = self._take(how, function, shapes)
+        if program is None:
+            self.programs.append(Program(how, function, shapes))
+            return how(function, params, each)
+        run = program.run or self._record(lambda *given: how(function, *given), params, each)
+        self.programs.append(Program(how, function, shapes, run))
+        return run(params, each)
 
-    def _record(self, function: Callable[..., Any], *example: Any) -> GraphModule:
+    def _take(
+        self, how: Lift, function: ClientFunction[Any, Any], shapes: list[Any]
+    ) -> Program | None:
+        """Out of the list, if it is there."""
+        del self.programs[:-KEPT]
+        for i, known in enumerate(self.programs):
+            if (known.how, known.function, known.shapes) == (how, function, shapes):
+                return self.programs.pop(i)
+        return None
+
+    def _record(self, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         program = record(function, *example)
-        for improve in self.passes:
-            program = record(improve(program), *example)
+        for by in self.passes:
+            program = improve(program, by, *example)
+        return self._ready(program, *example)
+
+    def _ready(self, program: GraphModule, *example: Any) -> Callable[..., Any]:
+        """The program as it is to be run: here by torch, operation by operation."""
         return program
 
 
 def record(function: Callable[..., Any], *example: Any) -> GraphModule:
-    """What ``function(*example)`` computes as one flat program, for tensors of these shapes."""
-    program: GraphModule = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(
-        *example
-    )
+    """What ``function(*example)`` computes as one flat program, for tensors of these shapes.
+
+    Nothing in it writes into a tensor that is there: a pass may put a copy in the place of any value.
+    """
+    pure = torch.func.functionalize(function)
+    program: GraphModule = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
     program.graph.eliminate_dead_code()
     program.recompile()
     return program
+
+
+def improve(program: GraphModule, by: Pass, *example: Any) -> GraphModule:
+    """A program after a pass.
+
+    Unchanged if it reads strides, which would not be those that it was recorded with.
+    """
+    strided = any(node.target is aten.as_strided.default for node in program.graph.nodes)
+    return program if strided else record(by(program), *example)
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:

@@ -10,13 +10,15 @@ from typing import Any
 
 import ray
 from flwr.app import ArrayRecord, Error, RecordDict
-from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.settings import EngineSettings
 
 ATTEMPTS = 5
 """Workers that may die over one block of clients before the run gives up."""
+PATIENCE = 120.0
+"""Seconds in which workers must find a place in the cluster and start."""
 _log = logging.getLogger(__name__)
 
 
@@ -53,7 +55,7 @@ class RayExecutor:
             _connect(settings)
         try:
             self._options = _share(settings)
-            self._workers = [self._spawn() for _ in range(self.nodes)]
+            self._workers = self._spawn(self.nodes)
         except BaseException:
             self.close()
             raise
@@ -91,19 +93,41 @@ class RayExecutor:
                 return found
             except RayTaskError as e:
                 raise (e.cause if isinstance(e.cause, FedmetaError) else e) from None
-            except (RayActorError, ActorUnavailableError) as e:
-                _log.warning(
-                    "worker %d died (%s); its block is computed anew", node, _first_line(e)
-                )
+            except RayError as e:  # the worker or its node died, maybe with a reply not yet fetched
+                reason = _first_line(e)
                 if attempt < ATTEMPTS:
-                    self._workers[node] = self._spawn()
+                    _log.warning("worker %d died (%s); its block is computed anew", node, reason)
+                    (self._workers[node],) = self._spawn(1)
                     answer = self._workers[node].answer.remote(*call)
         raise FedmetaError(
-            f"Ray worker {node} died {ATTEMPTS} times over the same block of clients"
+            f"Ray worker {node} died {ATTEMPTS} times over the same block of clients ({reason}); "
+            "the run can go on from its checkpoint with --resume"
         )
 
-    def _spawn(self) -> Any:
-        return ray.remote(Worker).options(**self._options).remote(self._states)
+    def _spawn(self, count: int) -> list[Any]:
+        """New workers, once they are up. For one that fits nowhere Ray itself would wait for ever."""
+        actor = ray.remote(Worker).options(**self._options)
+        workers: list[Any] = [actor.remote(self._states) for _ in range(count)]
+        up = [worker.__ray_ready__.remote() for worker in workers]
+        _, late = ray.wait(up, num_returns=count, timeout=PATIENCE)
+        if late:
+            raise FedmetaError(self._shortage(len(late)))
+        return workers
+
+    def _shortage(self, late: int) -> str:
+        """What there is and what is asked for: a node may be gone, or its CPUs taken by others."""
+        have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        kinds = ["CPU", "GPU"] if self._options["num_gpus"] else ["CPU"]
+        left = " and ".join(
+            f"{have.get(k, 0):g} {k}s ({free.get(k, 0):g} of them free)" for k in kinds
+        )
+        each = " and ".join(f"{self._options[f'num_{k.lower()}s']:.3g} {k}" for k in kinds)
+        return (
+            f"{late} of {self.nodes} Ray workers were not up within {PATIENCE:g} s: the cluster has "
+            f"{left}, a worker takes {each}; add nodes or lower engine.workers, and a run that "
+            "had begun goes on with --resume"
+        )
 
 
 def _connect(settings: EngineSettings) -> None:
@@ -115,7 +139,8 @@ def _connect(settings: EngineSettings) -> None:
             _knock(settings.address)
             ray.init(address=settings.address, **quiet)
         else:
-            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            # not a cluster that someone else has on this machine, which Ray would join
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     except (OSError, ValueError, RuntimeError) as e:
         raise ConfigError(
             f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "
@@ -126,22 +151,25 @@ def _connect(settings: EngineSettings) -> None:
 def _knock(address: str) -> None:
     """Fail in seconds where nobody listens; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
+    if host in ("localhost", "127.0.0.1"):
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # as Ray reads it
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def _share(settings: EngineSettings) -> dict[str, Any]:
-    """What each worker asks of Ray: one CPU and, where the cluster has GPUs, its share of them."""
+    """What each worker asks of Ray: a CPU per thread and, where the cluster has GPUs, its share of them."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus, cpus = resources.get("GPU", 0.0), resources.get("CPU", 0.0)
-    if settings.workers > cpus:
+    if settings.workers * settings.threads > cpus:
+        threads = f" / engine.threads ({settings.threads})" if settings.threads > 1 else ""
         raise ConfigError(
-            f"engine.workers must be at most the {cpus:g} CPUs of the Ray cluster, "
+            f"engine.workers must be at most the {cpus:g} CPUs of the Ray cluster{threads}, "
             f"got {settings.workers}"
         )
     wants_gpu = settings.device == "auto" or settings.device.startswith("cuda")
     share = gpu_share(gpus, settings.workers) if wants_gpu else 0.0
-    return {"num_cpus": 1, "num_gpus": share, "max_restarts": 0}
+    return {"num_cpus": settings.threads, "num_gpus": share, "max_restarts": 0}
 
 
 def gpu_share(gpus: float, workers: int) -> float:

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from fedmeta.client_function import Own, Score, Train, TrainWeighted
 from fedmeta.engines import ENGINES, Engine
+from fedmeta.engines import recorded as recording
+from fedmeta.engines.channels_last import ChannelsLast
+from fedmeta.engines.compiled import Compiled
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.lowrank import Lowrank
 from fedmeta.engines.planner import Planner
@@ -77,7 +80,8 @@ ROUNDING = 1e-12
 def test_every_learner_model_and_engine_is_here() -> None:
     assert {type(learner) for learner in LEARNER_CASES.values()} == set(LEARNERS.values())
     assert {type(model) for model in MODEL_CASES.values()} == set(MODELS.values())
-    assert set(ENGINES.values()) == {Planner, Loop, Vmap, Recorded, Lowrank}
+    kinds = {Planner, Loop, Vmap, Recorded, Lowrank, ChannelsLast, Compiled}
+    assert set(ENGINES.values()) == kinds
 
 
 def test_engines_are_built_from_settings() -> None:
@@ -85,7 +89,12 @@ def test_engines_are_built_from_settings() -> None:
     assert ENGINES["loop"].of(settings) == Loop()
     assert ENGINES["vmap"].of(settings) == Vmap(3)
     assert ENGINES["recorded"].of(settings) == Recorded(3)
-    assert ENGINES["lowrank"].of(settings).chunk == 3
+    for name in ("lowrank", "channels_last", "compiled"):
+        assert ENGINES[name].of(settings).chunk == 3
+    assert [ENGINES[name].of(EngineSettings()).chunk for name in ("vmap", "channels_last")] == [
+        32,
+        1,
+    ]
 
 
 def opened(model: Model, learner: Learner) -> tuple[Objective, Params]:
@@ -249,7 +258,7 @@ MODEL_OF = dict(zip(LEARNER_CASES, cycle(MODEL_CASES), strict=False))
 """Each learner with one of the models: recording takes seconds."""
 EVERY = [
     pytest.param(*case, marks=pytest.mark.slow)
-    for case in product(LEARNER_CASES, MODEL_CASES, (Recorded, Lowrank))
+    for case in product(LEARNER_CASES, MODEL_CASES, (Recorded, Lowrank, ChannelsLast))
 ]
 
 
@@ -261,9 +270,11 @@ def assert_recorded_equals_loop(
     function = TrainWeighted(Train(parts[0], objective, 1.0, calls=2), "examples")
     data = own(cohort(3, parts[0].draws))
     expected, rest = Loop().total(function, params, data)
-    engine = kind.of(EngineSettings(chunk=3))
+    engine = kind.of(EngineSettings(chunk=1 if kind is ChannelsLast else 3))
+    engine.total(function, params, data)
     delta, others = engine.total(function, params, data)
-    assert len(engine.programs) == 1
+    (program,) = engine.programs
+    assert program.run
     assert relative_error(others.metrics, rest.metrics) < ROUNDING
     if rest.state:
         assert relative_error(others.state, rest.state) < ROUNDING
@@ -277,11 +288,10 @@ def assert_recorded_equals_loop(
 
 @pytest.mark.parametrize("learner", LEARNER_CASES)
 def test_recorded_programs_equal_the_loop(relative_error, learner: str) -> None:
-    """With factors where the layers are linear."""
+    """With factors where the layers are linear, and channels last where there is pooling."""
     model = MODEL_OF[learner]
-    assert_recorded_equals_loop(
-        relative_error, learner, model, Lowrank if "mlp" in model else Recorded
-    )
+    kinds = {"conv4 strided": Recorded, "conv4 pooled": ChannelsLast}
+    assert_recorded_equals_loop(relative_error, learner, model, kinds.get(model, Lowrank))
 
 
 @pytest.mark.parametrize(("learner", "model", "kind"), EVERY)
@@ -292,12 +302,25 @@ def test_recorded_programs_equal_the_loop_in_every_case(
 
 
 def test_a_program_serves_every_chunk_of_its_size_and_every_equal_function() -> None:
-    """Five clients in chunks of 2, 1 and 2: two programs; and no third for an equal function."""
+    """Five clients in chunks of 1, 2 and 2: two programs, each from when its size comes again."""
     parts = LEARNER_CASES["sgd"], MODEL_CASES["mlp"]
     objective, params = opened(parts[1], parts[0])
     engine, data = Recorded(2), own(cohort(CLIENTS, 1))
-    for _ in range(2):
+    for recorded in (1, 2, 2):
         engine.map(Train(parts[0], objective, 1.0, calls=2), params, data)
-    assert len(engine.programs) == 2
+        assert len(engine.programs) == 2
+        assert sum(program.run is not None for program in engine.programs) == recorded
     engine.map(Train(parts[0], objective, 0.5, calls=1), params, data)
     assert len(engine.programs) == 2  # what is computed once is not recorded
+
+
+def test_the_programs_used_last_are_kept(monkeypatch) -> None:
+    """Of sizes 1, 2, 1, 3, 1, 2 with room for two; what is new comes to that first."""
+    monkeypatch.setattr(recording, "KEPT", 2)
+    parts = LEARNER_CASES["sgd"], MODEL_CASES["mlp"]
+    objective, params = opened(parts[1], parts[0])
+    engine = Recorded(8)
+    for clients in (1, 2, 1, 3, 1, 2):
+        engine.map(Train(parts[0], objective, 1.0, calls=2), params, own(cohort(clients, 1)))
+    sizes = [(program.shapes[-1][0][0], program.run is not None) for program in engine.programs]
+    assert sizes[-2:] == [(1, True), (2, False)]

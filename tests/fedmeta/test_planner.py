@@ -12,12 +12,14 @@ from torch.utils._pytree import tree_map
 
 from fedmeta.client_function import Own, Train, TrainWeighted
 from fedmeta.engines import planner, search
+from fedmeta.engines.compiled import Compiled
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.planner import Planner
 from fedmeta.engines.plans import Plan, recall, remember
 from fedmeta.engines.recorded import Recorded
-from fedmeta.engines.search import Work, most_clients
+from fedmeta.engines.search import clients_at_once
 from fedmeta.engines.vmap import Vmap
+from fedmeta.engines.work import Work
 from fedmeta.errors import ConfigError
 from fedmeta.learners.maml import Maml
 from fedmeta.models.mlp import Mlp
@@ -35,6 +37,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes long; one test turns it on."""
+    monkeypatch.setattr(search, "COMPILING", 0.0)
 
 
 def work(calls: int = LONG, module: nn.Module | None = None, clients: int = CLIENTS) -> Work:
@@ -87,7 +95,7 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """As if an engine took so long per client; the loop takes 1."""
 
     def per_client(self: Work, engine: Any) -> float:
-        self.run(engine)
+        self.again(engine)
         return seconds.get(type(engine).__name__.lower(), 1.0)
 
     monkeypatch.setattr(Work, "seconds", per_client)
@@ -113,13 +121,16 @@ def test_an_engine_that_cannot_is_named_and_left_out(monkeypatch, caplog) -> Non
 
 
 def test_the_fastest_is_chosen_and_the_log_says_by_how_much(monkeypatch, caplog) -> None:
-    times(monkeypatch, vmap=0.25, recorded=0.1, lowrank=0.2)
+    times(monkeypatch, vmap=0.25, recorded=0.1, lowrank=0.2, channelslast=0.5)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
         planned(engine, work())
     assert type(chosen(engine)).__name__ == "Recorded"
-    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine:")]
-    assert line == ("engine: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; lowrank 5.0x)")
+    (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine for")]
+    assert line == (
+        "engine for training: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; channels_last 2.0x; "
+        "lowrank 5.0x; compiled not tried, the run is too short)"
+    )
 
 
 def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
@@ -163,12 +174,63 @@ def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
 def test_whatever_is_chosen_gives_the_numbers_of_the_loop(
     monkeypatch, relative_error, fastest: str
 ) -> None:
-    times(monkeypatch, **{fastest: 0.1})
+    times(monkeypatch, **{fastest.replace("_", ""): 0.1})
     task = work().exact()
     engine = Planner(EngineSettings())
     for _ in range(2):
         found = planned(engine, task)
         assert relative_error(found, task.run(Loop())[0]) < 1e-12
+
+
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The compiler is tried, and finds nothing that was compiled before."""
+    monkeypatch.setattr(search, "COMPILING", 1.0)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    times(monkeypatch, recorded=0.1, compiled=0.05)
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+def test_for_a_long_run_the_fastest_program_is_compiled(relative_error, caplog) -> None:
+    engine, task = Planner(EngineSettings()), work()
+    with caplog.at_level(logging.INFO):
+        planned(engine, task)
+    assert type(chosen(engine)) is Compiled
+    assert "engine for training: compiled, 6 clients at once, 20.0x the loop" in caplog.text
+    truth = task.exact().run(Loop())[0]
+    assert relative_error(planned(engine, task), truth) < 1e-6
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+def test_wrong_machine_code_is_not_used(monkeypatch, caplog) -> None:
+    """Wrong in the fourth digit, where float32 leaves 1e-7."""
+
+    def compile_wrongly(program: Any, example: Any) -> Any:
+        def run(*given: Any) -> Any:
+            delta, rest = program(*given)
+            return {name: 1.0001 * value for name, value in delta.items()}, rest
+
+        return run
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_wrongly)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert type(chosen(engine)) is Recorded
+    assert "compiled 20.0x, but wrong by 1e-04" in caplog.text
+
+
+@pytest.mark.usefixtures("compiling")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
+def test_without_a_compiler_the_program_is_replayed(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert type(chosen(engine)) is Recorded
+    assert "compiled failed with InductorError" in caplog.text
 
 
 @dataclass(frozen=True)
@@ -291,9 +353,18 @@ def test_memory_bounds_the_chunk() -> None:
     task = work(clients=50)
     one = search.peak_bytes(lambda: task.first(1).run(Loop()))
     room = replace(EngineSettings(), memory=5.5 * one / 2**30)
-    assert most_clients(task, room) == 5
-    assert most_clients(task, replace(room, chunk=3)) == 3
-    assert most_clients(task, EngineSettings()) == 50
+    assert clients_at_once(task, room) == (5, 5)
+    assert clients_at_once(task, replace(room, chunk=3)) == (3, 3)
+    assert clients_at_once(task, EngineSettings()) == (32, 50)
+
+
+def test_the_first_chunk_is_small_where_a_client_is_large(monkeypatch) -> None:
+    """Two and a half clients of the bytes to begin with, and less than one."""
+    task = work(clients=50)
+    one = search.peak_bytes(lambda: task.first(1).run(Loop()))
+    for near, first in ((2.5 * one, 2), (0.5 * one, 1)):
+        monkeypatch.setattr(search, "NEAR", near)
+        assert clients_at_once(task, EngineSettings()) == (first, 50)
 
 
 def test_a_memory_too_small_for_one_client_is_refused() -> None:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,10 +49,25 @@ def small_with(folder: Path, learner: str, *overrides: str) -> Experiment:
     return load(with_learner(folder, learner), [*SMALL, *overrides], STRATEGIES)
 
 
+def program(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """One of the programs beside the tests: a process has one Ray, and the tests' own is taken."""
+    root = str(CONFIGS.parent)
+    return subprocess.run(
+        [sys.executable, "-m", f"tests.simulations.{name}", *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=root,
+        check=False,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"PYTHONPATH": root},
+    )
+
+
 @pytest.fixture(scope="session")
 def two_ray_cpus() -> Iterator[None]:
     """A Ray of two CPUs on loopback, shared by the tests that need one."""
     ray.init(
+        "local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,

@@ -6,18 +6,24 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
+from fedmeta.data import DATASETS
+from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError
 from fedmeta.types import Params
-from simulations.executors.ray import gpu_share
+from simulations.executors.ray import ATTEMPTS, RayExecutor, gpu_share
+from simulations.grid import CohortGrid
 from simulations.run import run
+from strategies.opening import open_old
+from strategies.roster import take_roster
 from strategies.state import load_state
-from tests.simulations.conftest import CONFIGS, small
+from tests.simulations.conftest import CONFIGS, SMALL, program, small
 
 EACH = ("engine.name=loop", "cohort.replies=each")
 
@@ -105,6 +111,50 @@ def test_an_address_with_no_cluster_is_said_at_once(tmp_path: Path) -> None:
 def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.workers must be at most the 2 CPUs .* got 3"):
         trained(tmp_path / "run", "engine.executor=ray", "engine.workers=3")
+    with pytest.raises(ConfigError, match=r"at most the 2 CPUs .* / engine\.threads \(2\), got 2"):
+        trained(tmp_path / "threads", "engine.executor=ray", "engine.threads=2")
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_computes_with_as_many_threads_as_it_takes_cpus(
+    tmp_path: Path, threads: int
+) -> None:
+    settings = ("engine.executor=ray", "engine.workers=1", f"engine.threads={threads}")
+    experiment = small(*settings)
+    with closing(RayExecutor(experiment.engine, tmp_path)) as executor:
+        take_roster(CohortGrid(executor), experiment.to_yaml(), 60)  # the first message sets it
+        (worker,) = executor._workers
+        found = worker.__ray_call__.remote(
+            lambda self: (
+                torch.get_num_threads(),
+                ray.get_runtime_context().get_assigned_resources()["CPU"],
+            )
+        )
+        assert ray.get(found, timeout=60) == (threads, threads)
+
+
+def test_a_worker_that_always_dies_ends_the_run_and_the_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data are deadly in round 3, and for workers alone: here they are sines."""
+    monkeypatch.setitem(DATASETS, "deadly", Sinusoid)
+    folder = tmp_path / "run"
+    settings = (*SMALL, *EACH, "data.name=deadly", "engine.executor=ray")
+    result = program(
+        "deadly", "run", str(CONFIGS / "quickstart.yaml"), *settings, f"--run-dir={folder}"
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert f"died {ATTEMPTS} times over the same block of clients" in result.stderr
+    assert "--resume" in result.stderr
+    assert "Traceback" not in result.stderr
+
+    experiment, _ = open_old(folder, None, ["engine.executor=local"])
+    assert load_state(folder, experiment).round == 2
+    run(experiment, folder, resume=True)
+    found = load_state(folder, experiment).params
+    calm = trained(tmp_path / "calm", *EACH, "data.name=deadly")
+    assert all(torch.equal(calm[name], found[name]) for name in calm)
 
 
 @pytest.mark.parametrize(
