@@ -28,8 +28,14 @@ check: .venv/installed  ## Lint, types and tests.
 	$(BIN)/mypy
 	$(MAKE) test
 
-bench: .venv/installed  ## Time start-up, overhead and memory; see docs/results.md.
-	$(BIN)/python -m benchmarks.overhead
+BENCH_ENV := FLWR_TELEMETRY_ENABLED=0 RAY_USAGE_STATS_ENABLED=0 RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0
+
+bench: .venv/installed  ## Time fedmeta against JAX, TorchOpt, pfl, FedJAX and Flower; writes docs/benchmarks.md.
+	sh benchmarks/environments.sh $(PYTHON) $(TORCH)
+	$(BENCH_ENV) $(BIN)/python -m benchmarks.compare_engines
+	$(BENCH_ENV) $(BIN)/python -m benchmarks.end_to_end
+	$(BENCH_ENV) $(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.report
 
 OUT ?= docs/reproduce
 REPRODUCE := $(BIN)/fedmeta compare --out $(OUT)

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from itertools import pairwise, repeat
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
+from benchmarks.results import RESULTS, Timed, keep
 from fedmeta.config import load
 from fedmeta.learners import Learner
 from fedmeta.objective import Objective
@@ -139,6 +141,7 @@ def main() -> None:
 
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "FLWR_TELEMETRY_ENABLED": "0"}
     torch.set_num_threads(1)
+    found: dict[str, Any] = {}
     began = [first_round() for _ in range(REPEATS)]
     print(f"command to first round, 1,000 clients, local: {median(began):.2f} s {_range(began)}")
     register_identity()
@@ -149,10 +152,12 @@ def main() -> None:
     )
     for replies in ("sum", "each"):
         costs = [milliseconds_per_client(replies) for _ in range(REPEATS)]
+        found[replies] = Timed.of([cost / 1000 for cost in costs]).row()
         print(
             f"overhead per client and round, replies={replies}: {median(costs):.4f} ms {_range(costs)}"
         )
     ray.shutdown()
+    keep(RESULTS, "overhead", "identity", found)
     few, many = ([peak_megabytes(n) for _ in range(3)] for n in (1_000, 100_000))
     print(f"peak memory, 1,000 registered clients: {median(few):.0f} MB {_range(few)}")
     print(f"peak memory, 100,000 registered clients: {median(many):.0f} MB {_range(many)}")

@@ -70,19 +70,24 @@ def search(work: Work, settings: EngineSettings) -> tuple[Plan, Any]:
     An engine that does not give the loop's numbers in float64 is out, however fast it is. Raises
     ConfigError where ``engine.memory`` has no room for a client.
     """
+    trials = begin(work, settings)
+    for name in CANDIDATES:
+        trials.consider(name, trials.fastest_chunk)
+    trials.consider("compiled", trials.compiled)
+    best, others = trials.best, trials.others
+    others.pop("loop", None)
+    return Plan(best.name, best.chunk, trials.loop.seconds / best.seconds, others), best.engine
+
+
+def begin(work: Work, settings: EngineSettings) -> "Trials":
+    """With the loop as the best so far. Raises ConfigError, and NotFiniteError."""
     first, most = clients_at_once(work, settings)
     probe = work.first(min(2, most))
     truth = probe.exact().run(Loop())
     if not all(leaf.isfinite().all() for leaf in tree_leaves(truth)):
         raise NotFiniteError
     loop = Found("loop", Loop(), 1, probe.seconds(Loop()))
-    trials = Trials(work, probe, truth, first, most, loop, loop)
-    for name in CANDIDATES:
-        trials.consider(name, trials.fastest_chunk)
-    trials.consider("compiled", trials.compiled)
-    best, others = trials.best, trials.others
-    others.pop("loop", None)
-    return Plan(best.name, best.chunk, loop.seconds / best.seconds, others), best.engine
+    return Trials(work, probe, truth, first, most, loop, loop)
 
 
 @dataclass
