@@ -1,23 +1,23 @@
 """Implicit MAML."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vjp
+from torch.func import grad, grad_and_value
 
 from fedmeta.learners.base import Learner
 from fedmeta.learners.checks import (
     at_least_one,
     not_negative,
     positive,
-    second_derivatives,
     stable,
 )
 from fedmeta.learners.conjugate_gradient import solve
+from fedmeta.learners.curvature import hessian
 from fedmeta.learners.inner_loop import Sgd, descend, last, norm, proximal
 from fedmeta.objective import Objective
 from fedmeta.types import Batch, Episode, Loss, Params, Update
@@ -73,7 +73,7 @@ class Imaml(Learner):
         near = last(self.trajectory(loss, params, support, self.inner_steps))
         towards, value = grad_and_value(loss)(near, query)
 
-        curvature = hessian(loss, near, support)
+        curvature = hessian(loss, near, support, "name: imaml")
 
         def operator(v: Params) -> Params:
             curved = curvature(v)
@@ -97,7 +97,9 @@ class Imaml(Learner):
         yield params
         for _ in range(steps):
             slope = grad(inner)(params, support)
-            direction, _ = solve(hessian(inner, params, support), slope, self.cg_steps)
+            direction, _ = solve(
+                hessian(inner, params, support, "name: imaml"), slope, self.cg_steps
+            )
             params = self._line_search(inner, params, direction, support)
             yield params
 
@@ -110,16 +112,3 @@ class Imaml(Learner):
         lengths = self.inner_lr * torch.tensor(LENGTHS).to(next(iter(params.values())))
         losses = torch.stack([loss(at(length), batch) for length in lengths])
         return at(lengths[losses.nan_to_num(torch.inf).argmin()])
-
-
-def hessian(loss: Loss, params: Params, batch: Batch) -> Callable[[Params], Params]:
-    """The product of the loss's Hessian at the params with any ``v``."""
-    with second_derivatives("name: imaml"):
-        _, adjoint = vjp(lambda params: grad(loss)(params, batch), params)  # type: ignore[misc]
-
-    def product(v: Params) -> Params:
-        with second_derivatives("name: imaml"):
-            (found,) = adjoint(v)  # the Hessian is its own transpose
-        return dict(found)
-
-    return product

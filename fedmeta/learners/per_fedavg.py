@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from itertools import repeat
 from typing import Literal
 
-import torch
-from torch import Tensor
-from torch.func import grad, grad_and_value
+from torch.func import grad_and_value
 
 from fedmeta.learners.base import Learner
 from fedmeta.learners.checks import at_least_one, positive
+from fedmeta.learners.curvature import difference_quotient, hessian
 from fedmeta.learners.inner_loop import (
     Sgd,
     descend,
@@ -18,10 +17,9 @@ from fedmeta.learners.inner_loop import (
     last,
     local_steps,
     minibatches,
-    norm,
 )
 from fedmeta.objective import Objective
-from fedmeta.types import Batch, Episode, Loss, Metrics, Params, Update
+from fedmeta.types import Batch, Episode, Metrics, Params, Update
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class PerFedAvg(Learner):
     Every local step has three batches D, D', D'' of an episode: one step of rate ``alpha`` on D, the
     gradient ``g`` of the loss after it on D', and ``w <- w - beta (I - alpha H) g`` with the Hessian
     of D''. ``first_order`` leaves ``H`` out; ``hessian_free`` takes ``H g`` from two gradients a
-    small step along ``g`` apart. Average the clients with the strategy ``fedavg``.
+    small step along ``g`` apart, which a net with kinks like ReLU's spoils: the quotient sees them,
+    the Hessian does not. Average the clients with the strategy ``fedavg``.
     """
 
     alpha: float
@@ -42,7 +41,7 @@ class PerFedAvg(Learner):
     """Meta-steps per round (tau), one episode each."""
     batch_size: int
     """Examples in each of the three batches."""
-    variant: Literal["first_order", "hessian_free"] = "hessian_free"
+    variant: Literal["exact", "first_order", "hessian_free"] = "exact"
     probe: float = 1e-3
     """Length of the step along ``g`` to each side (delta times the norm of ``g``)."""
 
@@ -70,26 +69,14 @@ class PerFedAvg(Learner):
             first, second, third = minibatches(every_example(episode), self.batch_size, 3)
             adapted = last(self.trajectory(loss, params, first, 1))
             g, value = grad_and_value(loss)(adapted, second)
-            if self.variant == "hessian_free":
-                curved = difference_quotient(loss, params, third, g, self.probe)
+            if self.variant != "first_order":
+                curved = self._curved(loss, params, third, g)
                 g = {name: v - self.alpha * curved[name] for name, v in g.items()}
             return g, {"loss": value}
 
         return local_steps(direction, params, episodes, self.local_steps, self.beta)
 
-
-def difference_quotient(loss: Loss, params: Params, batch: Batch, v: Params, step: float) -> Params:
-    """The Hessian times ``v`` from two gradients, each a distance of ``step`` along ``v`` away.
-
-    Exact on quadratics for any step.
-    """
-    length = norm(v)
-    scale = step / torch.where(length > 0, length, 1.0)
-
-    def gradient(side: Tensor) -> Params:
-        shifted = {name: w + side * v[name] for name, w in params.items()}
-        found: Params = grad(loss)(shifted, batch)
-        return found
-
-    ahead, behind = gradient(scale), gradient(-scale)
-    return {name: (ahead[name] - behind[name]) / (2 * scale) for name in params}
+    def _curved(self, loss: Objective, params: Params, batch: Batch, g: Params) -> Params:
+        if self.variant == "hessian_free":
+            return difference_quotient(loss, params, batch, g, self.probe)
+        return hessian(loss, params, batch, "variant: exact")(g)

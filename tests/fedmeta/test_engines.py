@@ -55,8 +55,9 @@ LEARNER_CASES: dict[str, Learner] = {
     "maml++": MamlPlusPlus(inner_lr=0.1, inner_steps=2),
     "imaml": Imaml(lam=2.0, inner_lr=0.1, inner_steps=2, cg_steps=3),
     "imaml newton": Imaml(lam=2.0, inner_lr=0.1, inner_steps=1, inner="hessian_free", cg_steps=2),
+    "per-fedavg": PerFedAvg(alpha=0.1, beta=0.1, local_steps=2, batch_size=3),
     # a difference of gradients over a distance p has their rounding times 1 / p
-    "per-fedavg": PerFedAvg(alpha=0.1, beta=0.1, local_steps=2, batch_size=3, probe=0.1),
+    "per-fedavg hessian-free": PerFedAvg(0.1, 0.1, 1, 3, variant="hessian_free", probe=0.1),
     "per-fedavg first order": PerFedAvg(0.1, 0.1, 1, 3, variant="first_order"),
     "minibatch prox": MinibatchProx(lam=0.5, inner_lr=0.1, inner_steps=2, batch_size=6),
     "pfedme": PFedMe(lam=15, inner_lr=0.05, inner_steps=2, batch_size=6, local_steps=2),

@@ -21,13 +21,16 @@ from fedmeta.engines.search import clients_at_once
 from fedmeta.engines.vmap import Vmap
 from fedmeta.engines.work import Work
 from fedmeta.errors import ConfigError
+from fedmeta.learners import Learner
 from fedmeta.learners.maml import Maml
+from fedmeta.learners.reptile import Reptile
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Batch, Episode, Params
 
 CLIENTS = 6
+MAML, REPTILE = Maml(inner_lr=0.1, inner_steps=1), Reptile(0.1, inner_steps=1, batch_size=4)
 LONG = 10**6
 """Rounds for which any search is a small part."""
 
@@ -45,7 +48,12 @@ def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "COMPILING", 0.0)
 
 
-def work(calls: int = LONG, module: nn.Module | None = None, clients: int = CLIENTS) -> Work:
+def work(
+    calls: int = LONG,
+    module: nn.Module | None = None,
+    clients: int = CLIENTS,
+    learner: Learner = MAML,
+) -> Work:
     objective = Objective(module or Mlp([8]).build((3,), 2), "cross_entropy")
     generator = torch.Generator().manual_seed(0)
 
@@ -53,7 +61,7 @@ def work(calls: int = LONG, module: nn.Module | None = None, clients: int = CLIE
         x = torch.randn(clients, 1, examples, 3, generator=generator)
         return Batch(x, torch.arange(examples).remainder(2).expand(clients, 1, -1))
 
-    train = Train(Maml(inner_lr=0.1, inner_steps=1), objective, 1.0, calls)
+    train = Train(learner, objective, 1.0, calls)
     params = initial_params(objective.module, 0, torch.float32)
     own = Own(Episode(batch(4), batch(6)), {}, torch.ones(clients))
     return Work("total", TrainWeighted(train, "examples"), params, own)
@@ -190,36 +198,38 @@ def compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     times(monkeypatch, recorded=0.1, compiled=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("compiling")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
 def test_for_a_long_run_the_fastest_program_is_compiled(relative_error, caplog) -> None:
-    engine, task = Planner(EngineSettings()), work()
+    engine, task = Planner(EngineSettings()), work(learner=REPTILE)
     with caplog.at_level(logging.INFO):
         planned(engine, task)
     assert type(chosen(engine)) is Compiled
     assert "engine for training: compiled, 6 clients at once, 20.0x the loop" in caplog.text
     truth = task.exact().run(Loop())[0]
-    assert relative_error(planned(engine, task), truth) < 1e-6
+    assert relative_error(planned(engine, task), truth) < 1e-5  # params are 20 times their step
 
 
 @pytest.mark.usefixtures("compiling")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
 def test_wrong_machine_code_is_not_used(monkeypatch, caplog) -> None:
-    """Wrong in the fourth digit, where float32 leaves 1e-7."""
+    """Wrong in the third digit, where float32 leaves 1e-7."""
 
     def compile_wrongly(program: Any, example: Any) -> Any:
         def run(*given: Any) -> Any:
             delta, rest = program(*given)
-            return {name: 1.0001 * value for name, value in delta.items()}, rest
+            return {name: 1.001 * value for name, value in delta.items()}, rest
 
         return run
 
     monkeypatch.setattr(torch._inductor, "compile", compile_wrongly)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
-        planned(engine, work())
+        planned(engine, work(learner=REPTILE))
     assert type(chosen(engine)) is Recorded
-    assert "compiled 20.0x, but wrong by 1e-04" in caplog.text
+    assert "compiled 20.0x, but wrong by 1e-03" in caplog.text
 
 
 @pytest.mark.usefixtures("compiling")
@@ -228,7 +238,7 @@ def test_without_a_compiler_the_program_is_replayed(monkeypatch, caplog) -> None
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
-        planned(engine, work())
+        planned(engine, work(learner=REPTILE))
     assert type(chosen(engine)) is Recorded
     assert "compiled failed with InductorError" in caplog.text
 

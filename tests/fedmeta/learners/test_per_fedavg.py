@@ -7,13 +7,14 @@ from torch import Tensor
 from torch.func import grad, jacrev
 
 from fedmeta.errors import ConfigError
-from fedmeta.learners.per_fedavg import PerFedAvg, difference_quotient
+from fedmeta.learners.curvature import difference_quotient, hessian
+from fedmeta.learners.per_fedavg import PerFedAvg
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
 from fedmeta.types import Batch, Episode, Params
 
 ALPHA, BETA = 0.3, 0.6
-POWER = {"first_order": 1, "hessian_free": 2}
+POWER = {"exact": 2, "first_order": 1, "hessian_free": 2}
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -59,7 +60,7 @@ def test_three_batches_have_a_role_each(
     adapted = w - ALPHA * curve_a @ (w - a)
     g = curve_b @ (adapted - b)
     close(found.metrics["loss"], (adapted - b) @ g / 2)
-    if variant == "hessian_free":
+    if variant != "first_order":
         g = g - ALPHA * curve_c @ g
     close(found.delta["w"], BETA * g)
 
@@ -152,7 +153,7 @@ def found(learner: PerFedAvg, objective: Objective, params: Params, batches: lis
 
 @pytest.mark.parametrize("variant", POWER)
 def test_is_the_exact_meta_gradient(points, variant: str) -> None:
-    """Two gradients with a step of 1e-4: truncation of order 1e-8, rounding 1e-16 / 1e-4."""
+    """But for two gradients with a step of 1e-4: truncation of order 1e-8, rounding 1e-16 / 1e-4."""
     net = tanh_net(points)
     expected = exact(*net, POWER[variant])
     error = (found(PerFedAvg(ALPHA, BETA, 1, 4, variant, 1e-4), *net) - expected).norm()
@@ -162,7 +163,7 @@ def test_is_the_exact_meta_gradient(points, variant: str) -> None:
 def test_the_error_falls_with_the_square_of_the_probe(points) -> None:
     """Central differences: a third of the probe, a ninth of the error, and probe^2 of that."""
     net = tanh_net(points)
-    learner = PerFedAvg(ALPHA, BETA, 1, 4)
+    learner = PerFedAvg(ALPHA, BETA, 1, 4, "hessian_free")
     errors = [
         found(replace(learner, probe=probe), *net) - exact(*net, 2) for probe in (0.03, 0.01, 0.003)
     ]
@@ -191,6 +192,21 @@ def test_the_probe_is_a_length(points) -> None:
     slopes = [4 * (flat(w) + side * 0.1 * unit) ** 3 for side in (1, -1)]
     expected = (slopes[0] - slopes[1]) / 0.2 * flat(v).norm()
     torch.testing.assert_close(flat(quotient), expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("probe", [1e-2, 1e-4])
+def test_a_kink_is_seen_by_differences_alone(probe: float) -> None:
+    """|w| + w^2/2 at 0.001: curvature 1; across the kink the quotient adds 2 / (2 probe) to it."""
+
+    def loss(params: Params, batch: Batch) -> Tensor:
+        return params["w"].abs().sum() + (params["w"] ** 2).sum() / 2
+
+    w, v = {"w": torch.tensor([1e-3]).double()}, {"w": torch.tensor([1.0]).double()}
+    nothing = Batch(torch.zeros(1), torch.zeros(1))
+    close(hessian(loss, w, nothing, "")(v)["w"], v["w"])
+    crossed = 1 / probe if probe > 1e-3 else 0.0
+    quotient = difference_quotient(loss, w, nothing, v, probe)["w"]
+    torch.testing.assert_close(quotient, v["w"] + crossed, atol=1e-9, rtol=0)
 
 
 @pytest.mark.parametrize("variant", POWER)
