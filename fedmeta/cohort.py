@@ -132,15 +132,15 @@ class Cohort:
         kept: Params = {}
         if states and self.learner.keeps_state:
             kept = states.read(clients, self.rounds + 1, self.private, must=True)
+        blocks = self._blocks(clients, "evaluate")
         score = Score(
             self.learner,
             self.objective,
             steps,
             self.transductive,
             took_part=states is not None,
-            calls=self.evaluations,
+            calls=self.evaluations if len(blocks) == 1 else 1,
         )
-        blocks = self._blocks(clients, "evaluate")
         owned = [self._own(clients, block, kept, episodes, "evaluate") for block in blocks]
         found = [self.engine.map(score, self.private | params, own) for own in owned]
         return Scores(list(clients), _cpu(_in_order(found, blocks)))
@@ -155,7 +155,7 @@ class Cohort:
     ) -> Replies | None:
         """One sum over all clients, formed where they are computed; None if one would spoil it."""
         blocks, owned = self._training(clients, round, states)
-        function = TrainWeighted(self._train(round), weight_column)
+        function = TrainWeighted(self._train(round, len(blocks)), weight_column)
         begin = self.private | self._place(params)
         found = [self.engine.total(function, begin, own) for own in owned]
         delta = add([weighted for weighted, _ in found])
@@ -171,7 +171,7 @@ class Cohort:
         self, params: Params, clients: Sequence[int], round: int, states: ClientStates
     ) -> Replies:
         blocks, owned = self._training(clients, round, states)
-        begin, train = self.private | self._place(params), self._train(round)
+        begin, train = self.private | self._place(params), self._train(round, len(blocks))
         found = [self.engine.map(train, begin, own) for own in owned]
         delta, metrics, state = _in_order(found, blocks)
         if state:
@@ -179,11 +179,12 @@ class Cohort:
             states.write([clients[i] for i in kept], round, select(state, kept))
         return Replies(list(clients), _cpu(delta), _cpu(metrics))
 
-    def _train(self, round: int) -> Train:
+    def _train(self, round: int, blocks: int) -> Train:
+        """Of episodes of many lengths every round has others: no block comes twice."""
         behind = (round - 1) / self.rounds
         if behind < self.learner.annealed_until:
             return Train(self.learner, self.objective, behind, calls=1)
-        return Train(self.learner, self.objective, 1.0, self.rounds)
+        return Train(self.learner, self.objective, 1.0, self.rounds if blocks == 1 else 1)
 
     def _training(
         self, clients: Sequence[int], round: int, states: ClientStates

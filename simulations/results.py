@@ -152,3 +152,6 @@ def _label(panels: Any, name: str, lowest: float, highest: float) -> None:
             axes.set_yticks(TICKS, [f"{100 * tick:.3g} %" for tick in TICKS])
             axes.set_ylim(lowest * 0.95, 1 - (1 - highest) / 2)
             axes.minorticks_off()
+        else:
+            axes.set_yscale("log", nonpositive="clip")
+            axes.set_ylim(lowest * 0.5)

@@ -18,7 +18,7 @@ class Compiled(Lowrank):
     """What ``lowrank`` replays, with neighbouring operations fused. Needs a C++ compiler."""
 
     def _ready(self, program: GraphModule, *example: Any) -> Callable[..., Any]:
-        compiled = [p for p in self.programs if p.run and not isinstance(p.run, GraphModule)]
+        compiled = [p for p in self.programs if not isinstance(p.run, GraphModule)]
         if len(compiled) >= SHAPES:
             return program
         machine_code: Callable[..., Any] = torch._inductor.compile(program, list(example))

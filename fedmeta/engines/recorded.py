@@ -17,7 +17,7 @@ from fedmeta.engines.vmap import lifted, summed
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
-KEPT = 64
+KEPT = 16
 """Programs that an engine keeps: each is of one function and one set of shapes."""
 aten = torch.ops.aten
 VIEWS = (aten.view.default, aten._unsafe_view.default)
@@ -30,12 +30,12 @@ Pass = Callable[[GraphModule], Callable[..., Any]]
 
 @dataclass(frozen=True)
 class Program:
-    """What was recorded of one function for one set of shapes; at first nothing."""
+    """What was recorded of one function for one set of shapes."""
 
     how: Lift
     function: ClientFunction[Any, Any]
     shapes: list[Any]
-    run: Callable[..., Any] | None = None
+    run: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,12 @@ class Recorded:
     """Runs clients in chunks by programs that hold no Python any more: no autograd, no vmap.
 
     A program is for one function and one set of shapes. Functions are told apart by ``==``, so they
-    are values: two of the same settings share a program. What comes once is not worth recording, as
-    where shards of many sizes leave blocks of every length, so it is done when it comes again.
+    are values: two of the same settings share a program.
     """
 
     chunk: int
     passes: Sequence[Pass] = ()
     programs: list[Program] = field(default_factory=list, compare=False, repr=False)
-    """Those used last come last."""
 
     @classmethod
     def of(cls, settings: EngineSettings) -> "Recorded":
@@ -77,7 +75,7 @@ class Recorded:
     def _run(
         self, how: Lift, function: ClientFunction[Any, Any], params: Params, each: Any
     ) -> list[Any]:
-        """Chunk by chunk."""
+        """Chunk by chunk. What is computed only once is not worth recording."""
         compute = how if function.calls == 1 else partial(self._replay, how)
         return self._chunks.run(partial(compute, function, params), each)
 
@@ -85,23 +83,13 @@ class Recorded:
         self, how: Lift, function: ClientFunction[Any, Any], params: Params, each: Any
     ) -> Any:
         shapes = [_kind(leaf) for leaf in tree_leaves((params, each))]
-        program = self._take(how, function, shapes)
-        if program is None:
-            self.programs.append(Program(how, function, shapes))
-            return how(function, params, each)
-        run = program.run or self._record(lambda *given: how(function, *given), params, each)
-        self.programs.append(Program(how, function, shapes, run))
-        return run(params, each)
-
-    def _take(
-        self, how: Lift, function: ClientFunction[Any, Any], shapes: list[Any]
-    ) -> Program | None:
-        """Out of the list, if it is there."""
-        del self.programs[:-KEPT]
-        for i, known in enumerate(self.programs):
+        for known in self.programs:
             if (known.how, known.function, known.shapes) == (how, function, shapes):
-                return self.programs.pop(i)
-        return None
+                return known.run(params, each)
+        run = self._record(lambda *given: how(function, *given), params, each)
+        self.programs.append(Program(how, function, shapes, run))
+        del self.programs[:-KEPT]
+        return run(params, each)
 
     def _record(self, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
         program = record(function, *example)

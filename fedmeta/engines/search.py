@@ -159,7 +159,7 @@ class Trials:
         A compiler adds in another order. Its float32 may be ten times as far from float64 as that of
         the same program uncompiled: to compile for float64 too would take as long again.
         """
-        programs = [p.run for p in getattr(self.best.engine, "programs", ()) if p.run]
+        programs = [p.run for p in getattr(self.best.engine, "programs", ())]
         operations = max((len(program.graph.nodes) for program in programs), default=0)
         if not 0 < PER_OPERATION * operations < COMPILING * self.all_seconds:
             raise TooShortError
@@ -201,7 +201,7 @@ class Trials:
         )
 
     def _wrong_by(self, engine: Any) -> float:
-        return difference(self.probe.exact().again(engine), self.truth)
+        return difference(self.probe.exact().run(engine), self.truth)
 
     def _speedup(self, found: Found) -> str:
         return f"{self.loop.seconds / found.seconds:.1f}x"

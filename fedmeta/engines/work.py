@@ -44,14 +44,9 @@ class Work:
         """The result."""
         return getattr(engine, self.how)(self.function, self.params, self.each)
 
-    def again(self, engine: Any) -> Any:
-        """The result the second time, when all that is prepared on the way is ready."""
-        self.run(engine)
-        return self.run(engine)
-
     def seconds(self, engine: Any) -> float:
-        """Per client: the best of three."""
-        self.again(engine)
+        """Per client: the best of three, after what the first call prepares."""
+        self.run(engine)
         return min(_timed(lambda: self.run(engine)) for _ in range(3)) / self.clients
 
 

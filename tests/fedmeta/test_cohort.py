@@ -194,7 +194,8 @@ def test_progress_is_the_part_of_ten_rounds_that_lies_behind(round: int, progres
     """Until annealing ends, here after 0.6: then it is 1, and training the same function every round."""
     block = replace(cohort(), learner=Clock(inner_lr=0.05, inner_steps=2))
     assert train(block, start(block), [4], round).columns["progress"].tolist() == [progress]
-    assert block._train(round).calls == (10 if progress == 1 else 1)
+    assert block._train(round, 1).calls == (10 if progress == 1 else 1)
+    assert block._train(round, 2).calls == 1  # of many lengths, none comes twice
 
 
 def test_all_clients_can_fail() -> None:

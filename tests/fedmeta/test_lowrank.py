@@ -221,7 +221,6 @@ def equal_to_loop(
     )
     function = TrainWeighted(Train(LEARNERS[learner], objective, 1.0, calls=2), "examples")
     engine = Lowrank.of(EngineSettings(chunk=chunk))
-    engine.total(function, params, own)  # what comes again is recorded
     delta, _ = engine.total(function, params, own)
     assert relative_error(delta, Loop().total(function, params, own)[0]) < 1e-12
     return engine

@@ -103,7 +103,7 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     """As if an engine took so long per client; the loop takes 1."""
 
     def per_client(self: Work, engine: Any) -> float:
-        self.again(engine)
+        self.run(engine)
         return seconds.get(type(engine).__name__.lower(), 1.0)
 
     monkeypatch.setattr(Work, "seconds", per_client)

@@ -18,6 +18,7 @@ from fedmeta.evaluation import curve
 from fedmeta.learners import LEARNERS, Learner
 from fedmeta.learners.imaml import Imaml
 from fedmeta.learners.maml import Maml
+from fedmeta.learners.per_fedavg import PerFedAvg
 from fedmeta.learners.protonet import ProtoNet
 from fedmeta.learners.sgd import LocalOnly
 from fedmeta.models import Model
@@ -45,7 +46,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "meta_sgd": INNER,
     "minibatch_prox": PROXIMAL | {"batch_size": 4},
     # a difference of gradients over a distance p has their rounding times 1 / p
-    "per_fedavg": {"alpha": 0.1, "beta": 0.1, "local_steps": 2, "batch_size": 3, "probe": 0.1},
+    "per_fedavg": {"alpha": 0.1, "beta": 0.1, "local_steps": 2, "batch_size": 3},
     "pfedme": PROXIMAL | {"batch_size": 4, "local_steps": 2},
     "protonet": {},
     "reptile": INNER | {"batch_size": 4},
@@ -63,6 +64,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml scalar rate": ("maml", {"learn_rates": "scalar", "first_order_until": 0.05}),
     "maml++ recomputed": ("maml_plus_plus", {"checkpoint": True}),
     "per_fedavg first order": ("per_fedavg", {"variant": "first_order"}),
+    "per_fedavg hessian-free": ("per_fedavg", {"variant": "hessian_free", "probe": 0.1}),
     "protonet episodes": ("protonet", {"episodes": 2}),
     "reptile episodes": ("reptile", {"episodes": 2, "local_steps": 2}),
 }
@@ -282,6 +284,8 @@ class Attention(nn.Module):
 def second_order(learner: Learner) -> bool:
     if isinstance(learner, Maml):
         return learner.order == 2 and learner.adapt != "head"
+    if isinstance(learner, PerFedAvg):
+        return learner.variant == "exact"
     return isinstance(learner, Imaml)
 
 
