@@ -1,4 +1,4 @@
-"""Where log lines go: the screen shows warnings and what the console recorder says, the file all."""
+"""Where log lines go: the screen shows warnings, scores and the choice of an engine, the file all."""
 
 import logging
 from pathlib import Path
@@ -9,13 +9,14 @@ from rich.logging import RichHandler
 from fedmeta.errors import RunFolderError
 
 FILE = "log.txt"
+SHOWN = ("fedmeta.console", "fedmeta.engines.planner")
 
 
 def log_to(folder: Path, console: Console) -> None:
     """Log into the run folder."""
     logging.raiseExceptions = False  # a full disk is said by the checkpoint, once and in one line
     screen = RichHandler(console=console, show_path=False, show_time=False, markup=False)
-    screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == "fedmeta.console")
+    screen.addFilter(lambda r: r.levelno >= logging.WARNING or r.name in SHOWN)
     try:
         file = logging.FileHandler(folder / FILE)
     except OSError as e:

@@ -19,6 +19,8 @@ from fedmeta.types import Params
 
 _log = logging.getLogger(__name__)
 
+UNTRIED = "not tried"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -32,9 +34,13 @@ class Plan:
     """What became of them."""
 
     def __str__(self) -> str:
-        others = "; ".join(f"{name} {found}" for name, found in self.others.items())
+        untried = [name for name, found in self.others.items() if found == UNTRIED]
+        notes = [f"{name} {found}" for name, found in self.others.items() if found != UNTRIED]
+        if untried:
+            notes.append(f"too short a run to try {', '.join(untried)}")
         return (
-            f"{self.engine}, {self.chunk} clients at once, {self.speedup:.1f}x the loop ({others})"
+            f"{self.engine}, {self.chunk} clients at once, {self.speedup:.1f}x the loop "
+            f"({'; '.join(notes)})"
         )
 
 

@@ -14,7 +14,7 @@ from fedmeta.engines.loop import Loop
 from fedmeta.engines.lowrank import Lowrank
 from fedmeta.engines.memory import lacks_memory
 from fedmeta.engines.meter import peak_bytes
-from fedmeta.engines.plans import Plan
+from fedmeta.engines.plans import UNTRIED, Plan
 from fedmeta.engines.recorded import Recorded
 from fedmeta.engines.vmap import Vmap
 from fedmeta.engines.work import Work, difference
@@ -125,7 +125,7 @@ class Trials:
             faster = found.seconds * WORTH < self.best.seconds
             error = found.error() if faster else 0.0
         except TooShortError:
-            self.others[name] = "not tried, the run is too short"
+            self.others[name] = UNTRIED
         except Exception as e:  # whatever a user's model does under vmap
             self.others[name] = f"failed with {type(e).__name__}"
             _log.debug("the engine %s cannot compute this", name, exc_info=True)

@@ -137,7 +137,7 @@ def test_the_fastest_is_chosen_and_the_log_says_by_how_much(monkeypatch, caplog)
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine for")]
     assert line == (
         "engine for training: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; channels_last 2.0x; "
-        "lowrank 5.0x; compiled not tried, the run is too short)"
+        "lowrank 5.0x; too short a run to try compiled)"
     )
 
 
@@ -148,7 +148,7 @@ def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
     with caplog.at_level(logging.INFO):
         planned(engine, work(calls=1000))
     assert type(chosen(engine)) is Vmap
-    assert "recorded not tried, the run is too short" in caplog.text
+    assert "too short a run to try recorded, channels_last, lowrank, compiled)" in caplog.text
 
 
 def test_a_very_short_run_is_not_measured_at_all() -> None:
