@@ -3,6 +3,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -63,15 +64,21 @@ def program(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-@pytest.fixture(scope="session")
-def two_ray_cpus() -> Iterator[None]:
-    """A Ray of two CPUs on loopback, shared by the tests that need one."""
+def start_ray(**more: Any) -> None:
+    """A Ray of two CPUs on this machine, whatever cluster there is already."""
     ray.init(
         "local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
+        **more,
     )
+
+
+@pytest.fixture(scope="session")
+def two_ray_cpus() -> Iterator[None]:
+    """One Ray, shared by the tests that need one."""
+    start_ray()
     yield
     ray.shutdown()

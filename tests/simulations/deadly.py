@@ -6,7 +6,6 @@ The driver, and whoever resumes without Ray, has sines under that name: the same
 import os
 from dataclasses import dataclass
 
-import ray
 import torch
 
 from fedmeta.data import DATASETS
@@ -15,6 +14,7 @@ from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.seeding import Part
 from fedmeta.types import Episode
 from simulations.cli import app
+from tests.simulations.conftest import start_ray
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,5 @@ def register() -> None:
 
 if __name__ == "__main__":
     DATASETS["deadly"] = Sinusoid
-    ray.init(
-        "local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"worker_process_setup_hook": "tests.simulations.deadly.register"},
-    )
+    start_ray(runtime_env={"worker_process_setup_hook": "tests.simulations.deadly.register"})
     app()
