@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 
@@ -106,12 +106,32 @@ def record(function: Callable[..., Any], *example: Any) -> GraphModule:
     """What ``function(*example)`` computes as one flat program, for tensors of these shapes.
 
     Nothing in it writes into a tensor that is there: a pass may put a copy in the place of any value.
+    What is the same is computed once, as the first layer of a batch that every inner step sees.
     """
     pure = torch.func.functionalize(function)
     program: GraphModule = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
+    _compute_once(program.graph)
     program.graph.eliminate_dead_code()
     program.recompile()
     return program
+
+
+def _compute_once(graph: Graph) -> None:
+    """Make equal steps one. torch.fx has a pass for it, which takes random numbers for equal ones."""
+    known: dict[Any, Node] = {}
+    for node in graph.nodes:
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op != "call_function" or random:
+            continue
+        key = (
+            node.target,
+            repr(node.args),
+            repr(node.kwargs),
+        )  # 1 == 1.0 in Python, and not for torch
+        first = known.setdefault(key, node)
+        if first is not node:
+            node.replace_all_uses_with(first)
+            graph.erase_node(node)
 
 
 def improve(program: GraphModule, by: Pass, *example: Any) -> GraphModule:

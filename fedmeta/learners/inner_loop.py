@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -136,7 +137,9 @@ def minibatches(batch: Batch, size: int, count: int) -> Iterator[Batch]:
     episode at random, class by class in turn, so consecutive examples are a stratified sample.
     """
     total = len(batch.y)
-    size = min(size, total)
+    if size >= total:
+        yield from repeat(batch, count)
+        return
     for step in range(count):
         chosen = torch.arange(step * size, (step + 1) * size, device=batch.y.device) % total
         yield Batch(batch.x[chosen], batch.y[chosen])

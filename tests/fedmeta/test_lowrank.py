@@ -61,6 +61,12 @@ def weighted_sum(*factors: Tensor) -> Tensor:
     return (weights.view(-1, 1, 1) * g).sum(dim=0)
 
 
+def same_rows_twice(*factors: Tensor) -> Tensor:
+    left, right, other, _, w = factors
+    step = w - 0.1 * torch.bmm(right.mT, left.mT).mT
+    return torch.bmm(left.mT, step - torch.bmm(right.mT, other.mT).mT)
+
+
 def inner_product(*factors: Tensor) -> Tensor:
     g, h, w = sides(*factors)
     return ((g + w) * (h - w)).sum(dim=(1, 2))
@@ -73,6 +79,7 @@ def squared_norm(*factors: Tensor) -> Tensor:
 
 UNFORMED = [
     rows_through,
+    same_rows_twice,
     columns_through,
     product_of_two,
     difference_summed,
@@ -179,6 +186,21 @@ def test_what_factors_cannot_do_is_done_with_the_product(factors, function) -> N
     found, expected = program(*factors), function(*factors)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
+
+
+def test_examples_that_come_again_add_no_rank(factors) -> None:
+    """Two steps on one batch are one step along the sum: no factors are put side by side."""
+    program = improve(record(same_rows_twice, *factors), keep_factors, *factors)
+    assert not [n for n in program.graph.nodes if n.target is torch.ops.aten.cat.default]
+
+
+def test_what_is_the_same_is_computed_once(points) -> None:
+    """Random numbers are never the same."""
+    program = record(lambda a, b: {"sum": a @ b + (a @ b).sin()}, points(3, 4), points(4, 5))
+    targets = [node.target for node in program.graph.nodes]
+    assert targets.count(torch.ops.aten.mm.default) == 1
+    noise = record(lambda a: torch.rand_like(a) - torch.rand_like(a), points(3))
+    assert [node.target for node in noise.graph.nodes].count(torch.ops.aten.rand_like.default) == 2
 
 
 def test_products_of_many_rows_are_formed(points) -> None:
