@@ -47,6 +47,10 @@ class TooShortError(Exception):
     """All the work takes too little time to try this."""
 
 
+class NoProgramError(Exception):
+    """The fastest engine replays no program that could be compiled."""
+
+
 class NotFiniteError(Exception):
     """The loop's own numbers are none, so nothing can be compared with them."""
 
@@ -126,6 +130,8 @@ class Trials:
             error = found.error() if faster else 0.0
         except TooShortError:
             self.others[name] = UNTRIED
+        except NoProgramError:
+            self.others[name] = "has no program to start from"
         except Exception as e:  # whatever a user's model does under vmap
             self.others[name] = f"failed with {type(e).__name__}"
             _log.debug("the engine %s cannot compute this", name, exc_info=True)
@@ -161,7 +167,9 @@ class Trials:
         """
         programs = [p.run for p in getattr(self.best.engine, "programs", ())]
         operations = max((len(program.graph.nodes) for program in programs), default=0)
-        if not 0 < PER_OPERATION * operations < COMPILING * self.all_seconds:
+        if not operations:
+            raise NoProgramError
+        if PER_OPERATION * operations >= COMPILING * self.all_seconds:
             raise TooShortError
         before, chunk = self.best.engine, self.best.chunk
         engine = build(name, chunk)
