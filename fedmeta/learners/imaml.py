@@ -111,4 +111,5 @@ class Imaml(Learner):
 
         lengths = self.inner_lr * torch.tensor(LENGTHS).to(next(iter(params.values())))
         losses = torch.stack([loss(at(length), batch) for length in lengths])
-        return at(lengths[losses.nan_to_num(torch.inf).argmin()])
+        best = losses.nan_to_num(torch.inf).argmin(keepdim=True)
+        return at(lengths[best][0])
