@@ -14,6 +14,7 @@ from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
+from fedmeta.engines.memory import keep_freed_memory
 from fedmeta.types import Params
 from fedmeta.wire import Work, pack_replies, pack_scores, unpack_params, unpack_work
 
@@ -77,4 +78,5 @@ def _open(experiment: str, trusted: bool) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
     parsed = parse(experiment, source="the experiment in a message", resolved=True)
     torch.set_num_threads(parsed.engine.threads)
+    keep_freed_memory()
     return parsed, Cohort.open(parsed, trusted)

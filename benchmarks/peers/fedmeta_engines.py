@@ -9,6 +9,7 @@ from benchmarks.ours import engine_work, mean
 from benchmarks.peers.serve import Prepare, Prepared, serve
 from benchmarks.work import Job
 from fedmeta.engines.loop import Loop
+from fedmeta.engines.memory import keep_freed_memory
 from fedmeta.engines.search import begin, search
 from fedmeta.settings import EngineSettings
 
@@ -48,4 +49,5 @@ def variants() -> dict[str, Prepare]:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as a node does
     serve(variants(), ["torch"])

@@ -15,7 +15,8 @@ from torch._ops import OpOverload
 from torch.fx import GraphModule, Interpreter
 from torch.utils._pytree import tree_map
 
-from fedmeta.engines.recorded import VIEWS, Recorded
+from fedmeta.engines.program import VIEWS
+from fedmeta.engines.recorded import Recorded
 from fedmeta.settings import EngineSettings
 
 aten = torch.ops.aten
@@ -36,7 +37,7 @@ class ChannelsLast(Recorded):
 
 
 def lay_channels_last(program: GraphModule) -> Callable[..., Any]:
-    """The program with images laid out so; to be recorded again (``recorded.improve``)."""
+    """The program with images laid out so; to be recorded again (``program.improve``)."""
     return lambda *args: _ChannelsLast(program).run(*args)
 
 
@@ -44,8 +45,17 @@ class _ChannelsLast(Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in CONVOLUTIONS:
             args = tree_map(_for_convolution, args)
+        if target is aten.convolution_backward.default:
+            return _backward(*args)
         result = super().call_function(torch.reshape if target in VIEWS else target, args, kwargs)
         return tree_map(_laid, result) if _makes_new(target) else result
+
+
+def _backward(grads: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    """Gradients of a convolution, that of its bias by a sum: oneDNN takes as long over it as over all."""
+    *settings, (inputs, weight, bias) = rest
+    found = aten.convolution_backward.default(grads, *settings, [inputs, weight, False])
+    return *tree_map(_laid, found[:2]), grads.sum(dim=(0, 2, 3)) if bias else None
 
 
 def _makes_new(target: Any) -> bool:

@@ -16,7 +16,8 @@ from torch.fx import GraphModule, Interpreter
 from torch.utils._pytree import tree_map
 
 from fedmeta.engines.factors import Entrywise, LowRank, Value, thin
-from fedmeta.engines.recorded import VIEWS, Recorded
+from fedmeta.engines.program import VIEWS
+from fedmeta.engines.recorded import Recorded
 from fedmeta.settings import EngineSettings
 
 aten = torch.ops.aten
@@ -33,7 +34,7 @@ class Lowrank(Recorded):
 
 
 def keep_factors(program: GraphModule) -> Callable[..., Any]:
-    """The program with outer products left unformed; to be recorded again (``recorded.improve``)."""
+    """The program with outer products left unformed; to be recorded again (``program.improve``)."""
     return lambda *args: _form(_Factored(program).run(*args))
 
 

@@ -7,25 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Graph, GraphModule, Node
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._pytree import tree_leaves
+from torch.fx import GraphModule
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fedmeta.engines.blocks import ClientFunction, Each, Result, add, join
 from fedmeta.engines.memory import Chunks
+from fedmeta.engines.program import Pass, improve, record
 from fedmeta.engines.vmap import lifted, summed
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
 KEPT = 16
 """Programs that an engine keeps: each is of one function and one set of shapes."""
-aten = torch.ops.aten
-VIEWS = (aten.view.default, aten._unsafe_view.default)
-"""Operations that ask for strides which a pass may have changed; ``torch.reshape`` does not."""
 Lift = Callable[[ClientFunction[Any, Any], Params, Any], Any]
 """From a function for one client to what it gives for a chunk of them."""
-Pass = Callable[[GraphModule], Callable[..., Any]]
-"""From a program to a function that computes the same in a better way."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,10 @@ class Program:
     how: Lift
     function: ClientFunction[Any, Any]
     shapes: list[Any]
-    run: Callable[..., Any]
+    run: Callable[..., Sequence[Tensor]]
+    """From the tensors of what it is given, one by one, to those of the result."""
+    result: TreeSpec
+    """The nest of what comes out."""
 
 
 @dataclass(frozen=True)
@@ -82,65 +80,41 @@ class Recorded:
     def _replay(
         self, how: Lift, function: ClientFunction[Any, Any], params: Params, each: Any
     ) -> Any:
-        shapes = [_kind(leaf) for leaf in tree_leaves((params, each))]
+        leaves, nest = tree_flatten((params, each))
+        shapes = [_kind(leaf) for leaf in leaves]
         for known in self.programs:
             if (known.how, known.function, known.shapes) == (how, function, shapes):
-                return known.run(params, each)
-        run = self._record(lambda *given: how(function, *given), params, each)
-        self.programs.append(Program(how, function, shapes, run))
-        del self.programs[:-KEPT]
-        return run(params, each)
+                break
+        else:
+            known = self._record(how, function, shapes, leaves, nest)
+            self.programs.append(known)
+            del self.programs[:-KEPT]
+        return tree_unflatten(known.run(*leaves), known.result)
 
-    def _record(self, function: Callable[..., Any], *example: Any) -> Callable[..., Any]:
-        program = record(function, *example)
+    def _record(
+        self,
+        how: Lift,
+        function: ClientFunction[Any, Any],
+        shapes: list[Any],
+        leaves: list[Tensor],
+        nest: TreeSpec,
+    ) -> Program:
+        results = list[TreeSpec]()
+
+        def flat(*leaves: Tensor) -> list[Tensor]:
+            found, result = tree_flatten(how(function, *tree_unflatten(leaves, nest)))
+            results.append(result)
+            return found
+
+        graph = record(flat, *leaves)
         for by in self.passes:
-            program = improve(program, by, *example)
-        return self._ready(program, *example)
+            graph = improve(graph, by, *leaves)
+        run = self._ready(graph, *leaves)
+        return Program(how, function, shapes, run, results[0])
 
-    def _ready(self, program: GraphModule, *example: Any) -> Callable[..., Any]:
+    def _ready(self, program: GraphModule, *example: Tensor) -> Callable[..., Sequence[Tensor]]:
         """The program as it is to be run: here by torch, operation by operation."""
         return program
-
-
-def record(function: Callable[..., Any], *example: Any) -> GraphModule:
-    """What ``function(*example)`` computes as one flat program, for tensors of these shapes.
-
-    Nothing in it writes into a tensor that is there: a pass may put a copy in the place of any value.
-    What is the same is computed once, as the first layer of a batch that every inner step sees.
-    """
-    pure = torch.func.functionalize(function)
-    program: GraphModule = make_fx(pure, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
-    _compute_once(program.graph)
-    program.graph.eliminate_dead_code()
-    program.recompile()
-    return program
-
-
-def _compute_once(graph: Graph) -> None:
-    """Make equal steps one. torch.fx has a pass for it, which takes random numbers for equal ones."""
-    known: dict[Any, Node] = {}
-    for node in graph.nodes:
-        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        if node.op != "call_function" or random:
-            continue
-        key = (
-            node.target,
-            repr(node.args),
-            repr(node.kwargs),
-        )  # 1 == 1.0 in Python, and not for torch
-        first = known.setdefault(key, node)
-        if first is not node:
-            node.replace_all_uses_with(first)
-            graph.erase_node(node)
-
-
-def improve(program: GraphModule, by: Pass, *example: Any) -> GraphModule:
-    """A program after a pass.
-
-    Unchanged if it reads strides, which would not be those that it was recorded with.
-    """
-    strided = any(node.target is aten.as_strided.default for node in program.graph.nodes)
-    return program if strided else record(by(program), *example)
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_leaves
 
 from fedmeta.engines.channels_last import ChannelsLast
@@ -15,6 +16,7 @@ from fedmeta.engines.lowrank import Lowrank
 from fedmeta.engines.memory import lacks_memory
 from fedmeta.engines.meter import peak_bytes
 from fedmeta.engines.plans import UNTRIED, Plan
+from fedmeta.engines.products import by_onednn, has_products
 from fedmeta.engines.recorded import Recorded
 from fedmeta.engines.vmap import Vmap
 from fedmeta.engines.work import Work, difference
@@ -40,6 +42,11 @@ CANDIDATES: dict[str, Any] = {
     "channels_last": ChannelsLast,
     "lowrank": Lowrank,
 }
+VARIANTS: dict[str, Callable[[Recorded], Recorded]] = {
+    "onednn": by_onednn,
+    "compiled": Compiled.like,
+}
+"""What may make the programs of the fastest of them faster still, one after the other."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,8 +54,8 @@ class TooShortError(Exception):
     """All the work takes too little time to try this."""
 
 
-class NoProgramError(Exception):
-    """The fastest engine replays no program that could be compiled."""
+class NoUseError(Exception):
+    """The fastest engine has nothing that this could make faster; the message says what."""
 
 
 class NotFiniteError(Exception):
@@ -77,7 +84,8 @@ def search(work: Work, settings: EngineSettings) -> tuple[Plan, Any]:
     trials = begin(work, settings)
     for name in CANDIDATES:
         trials.consider(name, trials.fastest_chunk)
-    trials.consider("compiled", trials.compiled)
+    for name in VARIANTS:
+        trials.consider(name, getattr(trials, name))
     best, others = trials.best, trials.others
     others.pop("loop", None)
     return Plan(best.name, best.chunk, trials.loop.seconds / best.seconds, others), best.engine
@@ -130,8 +138,8 @@ class Trials:
             error = found.error() if faster else 0.0
         except TooShortError:
             self.others[name] = UNTRIED
-        except NoProgramError:
-            self.others[name] = "has no program to start from"
+        except NoUseError as e:
+            self.others[name] = str(e)
         except Exception as e:  # whatever a user's model does under vmap
             self.others[name] = f"failed with {type(e).__name__}"
             _log.debug("the engine %s cannot compute this", name, exc_info=True)
@@ -159,27 +167,38 @@ class Trials:
                 break
         return best
 
-    def compiled(self, name: str) -> Found:
-        """In chunks of the best engine so far, if that replays programs.
+    def onednn(self, name: str) -> Found:
+        """The best engine so far, its products of matrices computed by oneDNN."""
+        if not any(map(has_products, self._programs())):
+            raise NoUseError("has no product to compute")
+        if time.monotonic() > self.deadline:
+            raise TooShortError
+        return self._variant(name)
 
-        A compiler adds in another order. Its float32 may be ten times as far from float64 as that of
-        the same program uncompiled: to compile for float64 too would take as long again.
-        """
-        programs = [p.run for p in getattr(self.best.engine, "programs", ())]
-        operations = max((len(program.graph.nodes) for program in programs), default=0)
+    def compiled(self, name: str) -> Found:
+        """The best engine so far as machine code."""
+        operations = max((len(p.graph.nodes) for p in self._programs()), default=0)
         if not operations:
-            raise NoProgramError
+            raise NoUseError("has no program to start from")
         if PER_OPERATION * operations >= COMPILING * self.all_seconds:
             raise TooShortError
-        before, chunk = self.best.engine, self.best.chunk
-        engine = build(name, chunk)
-        some = self.work.first(chunk)
+        return self._variant(name)
+
+    def _variant(self, name: str) -> Found:
+        """Adds in another order, and in float32 alone: there it may be ten times as far from float64."""
+        before, chunk = self.best, self.best.chunk
+        name = f"{before.name} + {name}"
+        engine, some = build(name, chunk), self.work.first(chunk)
 
         def error() -> float:
-            exact = some.exact().run(before)
-            return difference(some.run(engine), exact) - 10 * difference(some.run(before), exact)
+            exact = some.exact().run(before.engine)
+            was, found = (difference(some.run(e), exact) for e in (before.engine, engine))
+            return found - 10 * was
 
         return Found(name, engine, chunk, some.seconds(engine), error)
+
+    def _programs(self) -> list[GraphModule]:
+        return [program.run for program in getattr(self.best.engine, "programs", ())]
 
     def _first_that_fits(self, name: str) -> Found:
         chunk = min(self.most, self.first if self.best is self.loop else self.best.chunk)
@@ -216,9 +235,12 @@ class Trials:
 
 
 def build(name: str, chunk: int) -> Any:
-    """An engine by name."""
-    kinds = {"loop": Loop, **CANDIDATES, "compiled": Compiled}
-    return kinds[name].of(EngineSettings(chunk=chunk))
+    """An engine by name, such as ``lowrank`` or ``lowrank + onednn + compiled``."""
+    kind, *variants = name.split(" + ")
+    engine = {"loop": Loop, **CANDIDATES}[kind].of(EngineSettings(chunk=chunk))
+    for variant in variants:
+        engine = VARIANTS[variant](engine)
+    return engine
 
 
 def clients_at_once(work: Work, settings: EngineSettings) -> tuple[int, int]:

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Interpreter
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from fedmeta.engines.channels_last import lay_channels_last
-from fedmeta.engines.recorded import improve, record
+from fedmeta.engines.program import improve, record
 from fedmeta.learners.maml import Maml
 from fedmeta.models.conv4 import Conv4
 from fedmeta.objective import Objective, initial_params
@@ -52,10 +53,11 @@ def test_every_operation_on_images_has_channels_last() -> None:
     batch = Batch(x, torch.arange(3).repeat(2)[None])
     learner = Maml(inner_lr=0.1, inner_steps=2)
 
-    def update(params: Any, episode: Episode) -> Any:
-        return learner.update(objective, params, episode).delta
+    given, nest = tree_flatten((params, Episode(batch, batch)))
 
-    given = params, Episode(batch, batch)
+    def update(*given: Tensor) -> Any:
+        return tree_leaves(learner.update(objective, *tree_unflatten(given, nest)).delta)
+
     program = record(update, *given)
     better = improve(program, lay_channels_last, *given)
     plain, laid = Layouts(program), Layouts(better)
@@ -63,8 +65,9 @@ def test_every_operation_on_images_has_channels_last() -> None:
     assert plain.seen == laid.seen == ON_IMAGES
     assert plain.wrong
     assert not laid.wrong
-    scale = max(value.abs().max() for value in expected.values())
-    assert all((found[name] - expected[name]).abs().max() < 1e-13 * scale for name in expected)
+    scale = max(value.abs().max() for value in expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert (mine - theirs).abs().max() < 1e-13 * scale
 
 
 def same(function: Any, *given: Any) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedmeta.client_function import Own, Train, TrainWeighted
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.lowrank import Lowrank, keep_factors
-from fedmeta.engines.recorded import improve, record
+from fedmeta.engines.program import improve, record
 from fedmeta.learners import Learner
 from fedmeta.learners.maml import Anil, Fomaml, Maml
 from fedmeta.learners.reptile import Reptile

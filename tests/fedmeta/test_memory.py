@@ -1,5 +1,6 @@
-"""Where memory runs out, fewer clients are computed at once."""
+"""Where memory runs out, fewer clients are computed at once; and what is freed is kept."""
 
+import ctypes
 import logging
 import subprocess
 import sys
@@ -73,3 +74,29 @@ def test_a_process_that_may_have_no_more_goes_on_with_fewer() -> None:
     )
     assert result.stdout.strip() == "True", result.stderr
     assert "no memory for 16 clients at once, now 8" in result.stderr
+
+
+FREEING = """
+import resource, sys, torch
+from fedmeta.engines.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(2):
+    torch.ones(2**24)  # 64 MiB, and let go
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="it is glibc that is told")
+def test_pages_that_were_freed_are_not_asked_for_again() -> None:
+    """Ten tensors of 64 MiB are 163,840 pages of 4 KiB, or 320 huge ones of 2 MiB; or none."""
+
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", FREEING, how]
+        return int(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+
+    assert faults("keep") < 100
+    assert faults("give back") >= 320
