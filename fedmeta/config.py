@@ -19,6 +19,7 @@ from fedmeta.data.federation import Dataset
 from fedmeta.errors import ConfigError
 from fedmeta.learners import LEARNERS, Learner
 from fedmeta.models import MODELS, Model
+from fedmeta.plugins import load_plugins
 from fedmeta.settings import (
     CohortSettings,
     EngineSettings,
@@ -113,6 +114,7 @@ def _interpolated(value: Any) -> bool:
 
 def build(sections: dict[str, Any], strategies: Table | None = None) -> Experiment:
     """The experiment of a plain mapping."""
+    load_plugins()
     named: dict[str, Table | None] = {
         "data": DATASETS, "model": MODELS, "learner": LEARNERS, "strategy": strategies,
     }  # fmt: skip

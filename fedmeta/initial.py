@@ -15,9 +15,18 @@ from fedmeta.types import Params
 
 
 def objective(experiment: Experiment) -> Objective:
-    """The model with its loss. Needs no data, so a server can build it."""
+    """The model with its loss. Needs no data, so a server can build it.
+
+    Batch norm never uses running statistics here, so it keeps none, which no vectorised call could do.
+    """
     data = experiment.data
-    return Objective(experiment.model.build(data.input_shape, data.outputs), data.objective)
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # params that the module draws itself are the same everywhere
+        torch.manual_seed(_seed(experiment, "init"))
+        module = experiment.model.build(data.input_shape, data.outputs)
+    torch.func.replace_all_batch_norm_modules_(module)
+    return Objective(module, data.objective)
 
 
 def first_params(experiment: Experiment, trusted: bool = True) -> tuple[Params, Params]:

@@ -60,10 +60,20 @@ class Objective:
 
 
 def initial_params(module: nn.Module, seed: int, dtype: torch.dtype) -> Params:
-    """The module's own initialisation, drawn anew from ``seed``; every server and resume agrees on it."""
+    """The module's own initialisation, drawn anew from ``seed``; every server and resume agrees on it.
+
+    A part that has ``reset_parameters`` draws all that is in it; what no such part holds is as it was
+    when the module was built.
+    """
     with torch.random.fork_rng(devices=[]):  # reset_parameters knows the global generator only
         torch.manual_seed(seed)
-        for part in module.modules():
-            if callable(reset := getattr(part, "reset_parameters", None)):
-                reset()
+        _reset(module)
     return {name: param.detach().clone().to(dtype) for name, param in module.named_parameters()}
+
+
+def _reset(part: nn.Module) -> None:
+    if callable(reset := getattr(part, "reset_parameters", None)):
+        reset()
+        return
+    for inner in part.children():
+        _reset(inner)

@@ -9,6 +9,7 @@ from fedmeta.data import DATASETS
 from fedmeta.engines import ENGINES
 from fedmeta.learners import LEARNERS
 from fedmeta.models import MODELS
+from fedmeta.plugins import load_plugins
 from fedmeta.tracking.recorder import Row
 from strategies.stock import STRATEGIES
 
@@ -23,6 +24,7 @@ KINDS: dict[str, Mapping[str, type]] = {
 
 def tables() -> Iterator[Table]:
     """One table of names and first docstring lines; the docstrings carry the papers."""
+    load_plugins()
     for kind, members in KINDS.items():
         table = Table(kind, "what it is", title_justify="left", expand=False)
         for name, member in sorted(members.items()):

@@ -14,6 +14,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from fedmeta.engines.blocks import ClientFunction
+from fedmeta.plugins import load_plugins
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 
@@ -93,7 +94,8 @@ def _machine(device: torch.device) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """A digest of this package: another version may be faster elsewhere, or wrong."""
-    package = Path(__file__).parents[1]
-    sources = b"".join(path.read_bytes() for path in sorted(package.rglob("*.py")))
+    """A digest of this package and of plugins: another version may be faster elsewhere, or wrong."""
+    files = sorted(Path(__file__).parents[1].rglob("*.py"))
+    files += [Path(plugin.__file__) for plugin in load_plugins() if plugin.__file__]
+    sources = b"".join(path.read_bytes() for path in files)
     return sha256(sources).hexdigest()

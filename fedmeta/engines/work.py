@@ -35,6 +35,10 @@ class Work:
         """The same for the first clients alone."""
         return replace(self, each=some(self.each, 0, count))
 
+    def with_params_times(self, factor: float) -> "Work":
+        """The same with other params."""
+        return replace(self, params={n: factor * value for n, value in self.params.items()})
+
     def exact(self) -> "Work":
         """The same in float64."""
         params, each = tree_map(
