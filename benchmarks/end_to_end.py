@@ -26,7 +26,7 @@ IDENTITY = Work("identity", "clients that learn nothing, 7 KB", "maml", "sines",
 """What is left of a round is the framework; ``benchmarks.overhead`` has fedmeta's side, with 10 KB."""
 RUNS = (
     ("fedmeta, one process", "fedmeta_simulation", "local"),
-    ("fedmeta, two threads", "fedmeta_simulation", "threads"),
+    ("fedmeta, one Ray worker", "fedmeta_simulation", "worker"),
     ("fedmeta, two Ray workers", "fedmeta_simulation", "ray"),
     ("Flower's engine, two workers", "flower_simulation", "learn"),
 )
@@ -54,8 +54,6 @@ def measured(script: str, job: Path, how: str, rounds: int) -> dict[str, Any]:
         "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(job.parent), "FLWR_HOME": str(job.parent),
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }  # fmt: skip
-    if how == "threads":
-        environment = {k: v for k, v in environment.items() if not k.endswith("_NUM_THREADS")}
     try:
         output = subprocess.run(
             command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True,

@@ -40,8 +40,9 @@ TorchOpt's functional SGD or its `MetaSGD`. JAX is the fastest of `jit(vmap(grad
 `jit(scan)`, and a jitted client in a loop. pfl and FedJAX run their own federated averaging, which with
 server rate 1 is Reptile; they have no meta-gradients. "x" is how often fedmeta is as fast.
 
-"of GEMM" is fedmeta's share of what a 1024x1024 float32 `torch.mm` reaches in the same minutes, with
-the additions and multiplications that the *loop* would need: work that an engine avoids raises it.
+"of GEMM" is fedmeta's share of what a product of 1024x1024 float32 matrices reaches in the same minutes,
+by MKL or oneDNN, whichever is faster, with the additions and multiplications that the *loop* would need:
+work that an engine avoids raises it.
 """
 DETAILS = """
 ### Every variant

@@ -1,18 +1,18 @@
 """A block of clients at work on one node: episodes, engine, and what goes back to the server."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
-from fedmeta.client_function import Own, Score, Train, TrainWeighted
+from fedmeta.client_function import Score, Train, TrainWeighted
 from fedmeta.client_state import ClientStates
 from fedmeta.config import Experiment
-from fedmeta.data.federation import Clients, Federation, Purpose
+from fedmeta.data.federation import Federation, Purpose
 from fedmeta.engines import ENGINES, Engine
 from fedmeta.engines.blocks import add
 from fedmeta.engines.blocks import join as joined
@@ -23,6 +23,7 @@ from fedmeta.learners import Learner
 from fedmeta.objective import Objective
 from fedmeta.params import finite, select
 from fedmeta.replies import Replies, join, stacked, summed, usable
+from fedmeta.stacks import Drawing, Function, Stack, harmless
 from fedmeta.types import Params
 
 Found = TypeVar("Found")
@@ -32,7 +33,7 @@ Found = TypeVar("Found")
 class Cohort:
     """The clients of one node with the parts that compute them. Pure: every call is a function."""
 
-    federation: Federation
+    drawing: Drawing
     objective: Objective
     learner: Learner
     engine: Engine
@@ -40,7 +41,6 @@ class Cohort:
     """The params that never travel, as every client begins with them."""
     shapes: dict[str, torch.Size]
     """Of the params that travel."""
-    seed: int
     rounds: int
     evaluations: int
     """How often clients are scored in all rounds."""
@@ -57,19 +57,25 @@ class Cohort:
         device, dtype = experiment.engine.torch_device(), experiment.engine.torch_dtype
         travels, private = first_params(experiment, trusted)
         return cls(
-            federation=experiment.data.open(experiment.seed, device, dtype),
+            drawing=Drawing(
+                experiment.data.open(experiment.seed, device, dtype), experiment.seed, device, dtype
+            ),
             objective=objective(experiment),
             learner=experiment.learner,
             engine=ENGINES[experiment.engine.name].of(experiment.engine),
             private=_place(private, device, dtype),
             shapes={name: value.shape for name, value in travels.items()},
-            seed=experiment.seed,
             rounds=experiment.rounds,
             evaluations=experiment.rounds // experiment.evaluation.every + 1,
             transductive=experiment.evaluation.transductive,
             device=device,
             dtype=dtype,
         )
+
+    @property
+    def federation(self) -> Federation:
+        """The clients, and what they hold."""
+        return self.drawing.federation
 
     def train(
         self,
@@ -132,18 +138,18 @@ class Cohort:
         kept: Params = {}
         if states and self.learner.keeps_state:
             kept = states.read(clients, self.rounds + 1, self.private, must=True)
-        blocks = self._blocks(clients, "evaluate")
         score = Score(
             self.learner,
             self.objective,
             steps,
             self.transductive,
             took_part=states is not None,
-            calls=self.evaluations if len(blocks) == 1 else 1,
+            calls=self.evaluations,
         )
-        owned = [self._own(clients, block, kept, episodes, "evaluate") for block in blocks]
-        found = [self.engine.map(score, self.private | params, own) for own in owned]
-        return Scores(list(clients), _cpu(_in_order(found, blocks)))
+        begin = self.private | params
+        stacks = self._stacks(score, begin, clients, kept, episodes, "evaluate")
+        found = [self.engine.map(self._of(score, s, stacks), begin, s.own) for s in stacks]
+        return Scores(list(clients), _cpu(_in_order(found, stacks)))
 
     def _total(
         self,
@@ -154,12 +160,16 @@ class Cohort:
         weight_column: str,
     ) -> Replies | None:
         """One sum over all clients, formed where they are computed; None if one would spoil it."""
-        blocks, owned = self._training(clients, round, states)
-        function = TrainWeighted(self._train(round, len(blocks)), weight_column)
-        begin = self.private | self._place(params)
-        found = [self.engine.total(function, begin, own) for own in owned]
+        begin, train = self.private | self._place(params), self._train(round)
+        stacks = self._training(train, begin, clients, round, states)
+        found = [
+            self.engine.total(
+                TrainWeighted(self._of(train, stack, stacks), weight_column), begin, stack.own
+            )
+            for stack in stacks
+        ]
         delta = add([weighted for weighted, _ in found])
-        _, metrics, state = _in_order([rest for _, rest in found], blocks)
+        _, metrics, state = _in_order([rest for _, rest in found], stacks)
         replies = Replies(list(clients), _cpu(delta), _cpu(metrics), summed=True)
         if not usable(replies).all() or not all(value.isfinite().all() for value in state.values()):
             return None
@@ -170,55 +180,51 @@ class Cohort:
     def _each(
         self, params: Params, clients: Sequence[int], round: int, states: ClientStates
     ) -> Replies:
-        blocks, owned = self._training(clients, round, states)
-        begin, train = self.private | self._place(params), self._train(round, len(blocks))
-        found = [self.engine.map(train, begin, own) for own in owned]
-        delta, metrics, state = _in_order(found, blocks)
+        begin, train = self.private | self._place(params), self._train(round)
+        stacks = self._training(train, begin, clients, round, states)
+        found = [self.engine.map(self._of(train, s, stacks), begin, s.own) for s in stacks]
+        delta, metrics, state = _in_order(found, stacks)
         if state:
             kept = (finite(state) & finite(delta)).nonzero().flatten()
             states.write([clients[i] for i in kept], round, select(state, kept))
         return Replies(list(clients), _cpu(delta), _cpu(metrics))
 
-    def _train(self, round: int, blocks: int) -> Train:
-        """Of episodes of many lengths every round has others: no block comes twice."""
+    def _train(self, round: int) -> Train:
         behind = (round - 1) / self.rounds
         if behind < self.learner.annealed_until:
             return Train(self.learner, self.objective, behind, calls=1)
-        return Train(self.learner, self.objective, 1.0, self.rounds if blocks == 1 else 1)
+        return Train(self.learner, self.objective, 1.0, self.rounds)
 
     def _training(
-        self, clients: Sequence[int], round: int, states: ClientStates
-    ) -> tuple[list[Clients], list[Own]]:
-        """The clients in blocks, and what they train with."""
-        kept = states.read(clients, round, self.private) if self.learner.keeps_state else {}
-        blocks = self._blocks(clients, "train")
-        draws = self.learner.draws
-        return blocks, [self._own(clients, block, kept, draws, "train", round) for block in blocks]
-
-    def _own(
         self,
+        train: Train,
+        begin: Params,
         clients: Sequence[int],
-        block: Clients,
+        round: int,
+        states: ClientStates,
+    ) -> list[Stack]:
+        """The clients in stacks, with what they train with."""
+        kept = states.read(clients, round, self.private) if self.learner.keeps_state else {}
+        return self._stacks(train, begin, clients, kept, self.learner.draws, "train", round)
+
+    def _stacks(
+        self,
+        function: Function,
+        begin: Params,
+        clients: Sequence[int],
         kept: Params,
         draws: int,
         purpose: Purpose,
         *address: int,
-    ) -> Own:
-        """What the clients at the positions of a block have."""
-        ids = np.asarray(clients)[block]
-        return Own(
-            self.federation.draw(ids, draws, self.seed, purpose, *address),
-            select(kept, torch.as_tensor(block)),
-            torch.as_tensor(self.federation.examples(ids)).to(self.device, self.dtype),
-        )
+    ) -> list[Stack]:
+        unharmed = partial(harmless, function, begin)
+        return self.drawing.stacks(clients, kept, draws, unharmed, purpose, *address)
 
-    def _blocks(self, clients: Sequence[int], purpose: Purpose) -> list[Clients]:
-        """Positions of the clients, those whose episodes are equally long together.
-
-        So shards of unequal size need no padding, which would enter batch statistics.
-        """
-        lengths = self.federation.lengths(np.asarray(clients), purpose)
-        return [np.flatnonzero(lengths == length) for length in np.unique(lengths)]
+    @staticmethod
+    def _of(function: Function, stack: Stack, stacks: Sequence[Stack]) -> Function:
+        """What a stack computes. Where there are several, none comes twice: lengths differ by round."""
+        judged = stack.judged(function)
+        return judged if len(stacks) == 1 else replace(judged, calls=1)
 
     def _place(self, params: Params) -> Params:
         return _place(params, self.device, self.dtype)
@@ -232,11 +238,11 @@ def _cpu(values: Params) -> Params:
     return {name: value.cpu() for name, value in values.items()}
 
 
-def _in_order(found: Sequence[Found], blocks: Sequence[Clients]) -> Found:
-    """The results of all blocks, in the order in which the clients were named."""
-    if len(found) == 1:
+def _in_order(found: Sequence[Found], stacks: Sequence[Stack]) -> Found:
+    """The results of all stacks, in the order in which the clients were named."""
+    if len(stacks) == 1 and not stacks[0].padded:
         return found[0]
-    order = torch.as_tensor(np.argsort(np.concatenate(blocks)))
+    order = torch.as_tensor(np.argsort(np.concatenate([stack.positions for stack in stacks])))
     ordered: Found = tree_map(lambda leaf: leaf[order], joined(found))
     return ordered
 

@@ -49,14 +49,17 @@ class Objective:
             )
         scores = {"loss": self._loss(output, batch.y)}
         if self.kind == "cross_entropy":
-            hits = output.argmax(dim=-1) == batch.y
-            scores["accuracy"] = hits.to(output.dtype).mean()
+            scores["accuracy"] = self._accuracy(output, batch.y)
         return scores
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.kind == "cross_entropy":
             return F.cross_entropy(output, target)
         return F.mse_loss(output, target)
+
+    def _accuracy(self, output: Tensor, target: Tensor) -> Tensor:
+        hits = output.argmax(dim=-1) == target
+        return hits.to(output.dtype).mean()
 
 
 def initial_params(module: nn.Module, seed: int, dtype: torch.dtype) -> Params:

@@ -1,6 +1,6 @@
 """Whole rounds of ``fedmeta run``, from sampling to checkpoint: prints the seconds of each.
 
-python -m benchmarks.peers.fedmeta_simulation JOB.npz local|threads|ray ROUNDS
+python -m benchmarks.peers.fedmeta_simulation JOB.npz local|worker|ray ROUNDS
 """
 
 import json
@@ -29,7 +29,7 @@ LEAST = 2.0
 CLIENTS = {"train": 100_000, "val": 2, "test": 2}
 ENGINES: dict[str, dict[str, Any]] = {
     "local": {"executor": "local"},
-    "threads": {"executor": "local", "threads": 2},
+    "worker": {"executor": "ray", "workers": 1},
     "ray": {"executor": "ray", "workers": 2},
 }
 
@@ -83,7 +83,7 @@ def sections(work: Work, engine: str) -> dict[str, Any]:
 def seconds(work: Work, engine: str, rounds: int) -> list[float]:
     """Of each round after the first."""
     noise.register()
-    if engine == "ray":
+    if engine != "local":
         ray.init(
             include_dashboard=False,
             log_to_driver=False,

@@ -54,6 +54,9 @@ def chunks(each: Each, most: int) -> Iterator[Each]:
     """The clients in as few chunks of at most ``most`` as hold them, all about equally large."""
     clients = clients_in(each)
     parts = -(-clients // most)
+    if parts == 1:
+        yield each
+        return
     for first, end in pairwise(clients * part // parts for part in range(parts + 1)):
         yield some(each, first, end)
 

@@ -35,7 +35,7 @@ some 1e-15, and 1e-8 where Adam divides a gradient that is 0 but for rounding; a
 TRIES = 5
 """Params with which a variant may be compared until the numbers agree; what is wrong is so with all."""
 WORTH = 1.1
-"""How much faster than the best so far a larger chunk or another engine must be."""
+"""How much faster than the best so far a larger chunk must be."""
 NEAR = 2**26
 """Bytes of tensors that the first chunk takes: some two times a processor's cache."""
 CANDIDATES: dict[str, Any] = {
@@ -136,7 +136,7 @@ class Trials:
         """Take an engine as the best, or say why not."""
         try:
             found = find(name)
-            faster = found.seconds * WORTH < self.best.seconds
+            faster = found.seconds < self.best.seconds
             error = found.error() if faster else 0.0
         except TooShortError:
             self.others[name] = UNTRIED

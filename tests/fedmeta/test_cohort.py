@@ -23,6 +23,7 @@ from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
 from fedmeta.replies import Replies, column, drop_unusable, summed
 from fedmeta.seeding import Part
+from fedmeta.stacks import Drawing, Stack
 from fedmeta.types import Episode, Params, Update
 
 CPU = torch.device("cpu")
@@ -75,13 +76,12 @@ class Picky(nn.Module):
 
 def cohort(federation: Troubled | None = None, module: nn.Module | None = None) -> Cohort:
     return Cohort(
-        federation=federation or Troubled(),
+        drawing=Drawing(federation or Troubled(), 0, CPU, torch.float64),
         objective=Objective(module or Mlp([6]).build((1,), 1), "mean_squared_error"),
         learner=Maml(inner_lr=0.05, inner_steps=2),
         engine=Loop(),
         private={},
         shapes={},
-        seed=0,
         rounds=10,
         evaluations=1,
         transductive=True,
@@ -194,8 +194,13 @@ def test_progress_is_the_part_of_ten_rounds_that_lies_behind(round: int, progres
     """Until annealing ends, here after 0.6: then it is 1, and training the same function every round."""
     block = replace(cohort(), learner=Clock(inner_lr=0.05, inner_steps=2))
     assert train(block, start(block), [4], round).columns["progress"].tolist() == [progress]
-    assert block._train(round, 1).calls == (10 if progress == 1 else 1)
-    assert block._train(round, 2).calls == 1  # of many lengths, none comes twice
+    function = block._train(round)
+    assert function.calls == (10 if progress == 1 else 1)
+    stack = Stack(np.arange(1), None)
+    assert block._of(function, stack, [stack]) == function
+    assert (
+        block._of(function, stack, [stack, stack]).calls == 1
+    )  # of many lengths, none comes twice
 
 
 def test_all_clients_can_fail() -> None:
@@ -230,7 +235,8 @@ def test_another_round_or_seed_draws_other_episodes() -> None:
     params, clients = start(block), [4, 9]
     loss = train(block, params, clients, 1).columns["loss"]
     assert not torch.equal(loss, train(block, params, clients, 2).columns["loss"])
-    assert not torch.equal(loss, train(replace(block, seed=1), params, clients, 1).columns["loss"])
+    other = replace(block, drawing=replace(block.drawing, seed=1))
+    assert not torch.equal(loss, train(other, params, clients, 1).columns["loss"])
 
 
 def test_params_are_computed_with_in_the_dtype_of_the_cohort() -> None:

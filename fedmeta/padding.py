@@ -1,0 +1,55 @@
+"""Episodes of unequal length as one stack: the shorter are padded, and padding counts nothing.
+
+That is exact for a loss that is a mean over examples, and wrong where padding enters batch
+statistics or makes another minibatch: ``stacks.py`` tries it before it relies on it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedmeta.objective import Objective
+from fedmeta.types import Batch, Episode
+
+NO_CLASS = -100
+"""The class that torch's cross entropy leaves out; of values it is NaN."""
+
+
+class Padded(Objective):
+    """The same judge, who leaves out examples without a target."""
+
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.kind == "cross_entropy":
+            return F.cross_entropy(output, target, ignore_index=NO_CLASS)
+        known = ~target.isnan()
+        gap = output - torch.where(known, target, output)  # 0, and so are its derivatives
+        return (gap**2).sum() / known.sum()
+
+    def _accuracy(self, output: Tensor, target: Tensor) -> Tensor:
+        hits = output.argmax(dim=-1) == target
+        return hits.sum().to(output.dtype) / (target != NO_CLASS).sum()
+
+
+def pad(stacks: Sequence[Episode]) -> Episode:
+    """Stacks ``[clients, draws, examples, ...]`` one after the other, all as long as the longest."""
+    return Episode(*(_pad([stack[part] for stack in stacks]) for part in range(2)))
+
+
+def _pad(batches: Sequence[Batch]) -> Batch:
+    missing = NO_CLASS if batches[0].y.dtype == torch.int64 else torch.nan
+    return Batch(
+        _stretched([batch.x for batch in batches], 0.0),
+        _stretched([batch.y for batch in batches], missing),
+    )
+
+
+def _stretched(stacks: Sequence[Tensor], fill: float) -> Tensor:
+    longest = max(stack.shape[2] for stack in stacks)
+    return torch.cat(
+        [
+            F.pad(stack, (0, 0) * (stack.dim() - 3) + (0, longest - stack.shape[2]), value=fill)
+            for stack in stacks
+        ]
+    )
