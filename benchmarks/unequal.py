@@ -1,6 +1,6 @@
 """Shards of unequal size: rounds per second of training on all that each client has.
 
-    python -m benchmarks.unequal
+python -m benchmarks.unequal
 """
 
 from itertools import pairwise

@@ -38,10 +38,14 @@ def check(
     silent = dict(asked)
     for message in messages:
         clients = silent.pop(message.metadata.src_node_id, [])
-        if reason := _broken(message, clients, params, summed):
+        read = _read(message)
+        if isinstance(read, str):
+            dropped |= dict.fromkeys(clients, read)
+            continue
+        if reason := _broken(read, clients, params, summed):
             dropped |= dict.fromkeys(clients, reason)
             continue
-        reply = drop_unusable(unpack_replies(message.content))
+        reply = drop_unusable(read)
         dropped |= reply.failures
         if reply.clients:
             replies.append(reply)
@@ -51,14 +55,18 @@ def check(
     return Checked(sorted(replies, key=lambda reply: reply.clients[0]), dropped)
 
 
-def _broken(message: Message, asked: list[int], params: Params, summed: bool) -> str | None:
-    """What makes a whole reply unusable, or nothing."""
+def _read(message: Message) -> Replies | str:
+    """The reply, or why there is none."""
     if message.has_error():
-        return message.error.reason
+        return message.error.reason or "the node failed and gave no reason"
     try:
-        reply = unpack_replies(message.content)
+        return unpack_replies(message.content)
     except Exception as e:  # bytes from outside can fail to decode in any way
         return f"the reply cannot be read ({type(e).__name__}: {e})"
+
+
+def _broken(reply: Replies, asked: list[int], params: Params, summed: bool) -> str | None:
+    """What makes a whole reply unusable, or nothing."""
     answered = [*reply.clients, *reply.failures]
     if not all(type(client) is int for client in answered) or sorted(answered) != sorted(asked):
         return "the reply is not for the clients that were asked"
