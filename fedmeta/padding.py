@@ -14,7 +14,9 @@ from fedmeta.objective import Objective
 from fedmeta.types import Batch, Episode
 
 NO_CLASS = -100
-"""The class that torch's cross entropy leaves out; of values it is NaN."""
+"""The class that torch's cross entropy leaves out."""
+NO_VALUE = -(2.0**126)
+"""The same of values: finite, so that a target of a client that is no number still is none."""
 
 
 class Padded(Objective):
@@ -23,7 +25,7 @@ class Padded(Objective):
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.kind == "cross_entropy":
             return F.cross_entropy(output, target, ignore_index=NO_CLASS)
-        known = ~target.isnan()
+        known = target != NO_VALUE
         gap = output - torch.where(known, target, output)  # 0, and so are its derivatives
         return (gap**2).sum() / known.sum()
 
@@ -38,7 +40,7 @@ def pad(stacks: Sequence[Episode]) -> Episode:
 
 
 def _pad(batches: Sequence[Batch]) -> Batch:
-    missing = NO_CLASS if batches[0].y.dtype == torch.int64 else torch.nan
+    missing = NO_CLASS if batches[0].y.dtype == torch.int64 else NO_VALUE
     return Batch(
         _stretched([batch.x for batch in batches], 0.0),
         _stretched([batch.y for batch in batches], missing),

@@ -172,7 +172,8 @@ class Spoilt(SinusoidFederation):
 
 def spoilt(block: Cohort) -> Cohort:
     assert isinstance(block.federation, SinusoidFederation)
-    return replace(block, federation=Spoilt(**vars(block.federation)))
+    federation = Spoilt(**vars(block.federation))
+    return replace(block, drawing=replace(block.drawing, federation=federation))
 
 
 def same(a: Params, b: Params) -> bool:

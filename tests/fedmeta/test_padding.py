@@ -15,13 +15,15 @@ from torch.func import grad
 from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.config import parse
+from fedmeta.data.sinusoid import SinusoidFederation
 from fedmeta.engines.blocks import clients_in
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.vmap import Vmap
 from fedmeta.initial import first_params
 from fedmeta.models.mlp import Mlp
 from fedmeta.objective import Objective, initial_params
-from fedmeta.padding import NO_CLASS, Padded, pad
+from fedmeta.padding import NO_CLASS, NO_VALUE, Padded, pad
+from fedmeta.replies import usable
 from fedmeta.stacks import alike
 from fedmeta.types import Batch, Episode, Params
 
@@ -45,7 +47,17 @@ def test_the_shorter_are_padded_with_what_has_no_target() -> None:
     assert support.x.shape == query.x.shape == (3, 1, 5, 2)
     assert support.y.tolist() == [[[1, 1, 1, NO_CLASS, NO_CLASS]]] * 2 + [[[1] * 5]]
     values = pad([stack(1, 1, torch.tensor(0.5)), stack(1, 2, torch.tensor(0.5))]).query.y
-    assert values.isnan().tolist() == [[[False, True]], [[False, False]]]
+    assert values.tolist() == [[[0.5, NO_VALUE]], [[0.5, 0.5]]]
+
+
+def test_a_target_that_is_no_number_is_not_taken_for_padding(tmp_path: Path) -> None:
+    """One point of client 3, in a stack with others: it is named as when it is alone."""
+    block, params = opened(MAML)
+    federation = Spoilt(**vars(block.federation))
+    block = replace(block, drawing=replace(block.drawing, federation=federation))
+    replies = block.train(params, CLIENTS, 1, ClientStates(tmp_path))
+    assert max(block.engine.given) > 1
+    assert usable(replies).tolist() == [client != 3 for client in CLIENTS]
 
 
 @given(
@@ -86,6 +98,16 @@ class Noting(Vmap):
     def map(self, function: Any, params: Params, each: Any) -> Any:
         self.given.append(clients_in(each))
         return super().map(function, params, each)
+
+
+@dataclass(frozen=True)
+class Spoilt(SinusoidFederation):
+    """The first query point of client 3 has no number for its target."""
+
+    def draw(self, clients: Any, *address: Any) -> Episode:
+        episodes = super().draw(clients, *address)
+        episodes.query.y[torch.as_tensor(clients == 3), :, 0] = torch.nan
+        return episodes
 
 
 def opened(learner: str, norm: bool = False) -> tuple[Cohort, Params]:
