@@ -36,6 +36,11 @@ class ChannelsLast(Recorded):
         return cls(settings.chunk or 1, (lay_channels_last,))
 
 
+def has_images(program: GraphModule) -> bool:
+    """Whether there is something to lay out."""
+    return any(node.target in CONVOLUTIONS for node in program.graph.nodes)
+
+
 def lay_channels_last(program: GraphModule) -> Callable[..., Any]:
     """The program with images laid out so; to be recorded again (``program.improve``)."""
     return lambda *args: _ChannelsLast(program).run(*args)

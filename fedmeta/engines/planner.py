@@ -7,9 +7,10 @@ from typing import Any
 from torch.utils._pytree import tree_leaves
 
 from fedmeta.engines.blocks import ClientFunction, Each, Result
+from fedmeta.engines.candidates import build
 from fedmeta.engines.loop import Loop
 from fedmeta.engines.plans import key_of, recall, remember
-from fedmeta.engines.search import NotFiniteError, build, search
+from fedmeta.engines.search import NotFiniteError, search
 from fedmeta.engines.vmap import Vmap
 from fedmeta.engines.work import Work
 from fedmeta.errors import ConfigError

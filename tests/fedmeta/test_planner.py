@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fedmeta.client_function import Own, Train, TrainWeighted
-from fedmeta.engines import planner, search
+from fedmeta.engines import candidates as kinds
+from fedmeta.engines import planner, search, trials
 from fedmeta.engines.compiled import Compiled
 from fedmeta.engines.loop import Loop
+from fedmeta.engines.lowrank import keep_factors
 from fedmeta.engines.planner import Planner
 from fedmeta.engines.plans import Plan, recall, remember
 from fedmeta.engines.products import multiply_by_onednn
@@ -46,7 +48,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def _not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes long; one test turns it on."""
-    monkeypatch.setattr(search, "COMPILING", 0.0)
+    monkeypatch.setattr(trials, "COMPILING", 0.0)
 
 
 def work(
@@ -97,7 +99,7 @@ class Failing(Vmap):
 
 
 def candidates(monkeypatch: pytest.MonkeyPatch, **engines: Any) -> None:
-    monkeypatch.setattr(search, "CANDIDATES", engines)
+    monkeypatch.setattr(kinds, "CANDIDATES", engines)
 
 
 def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
@@ -106,8 +108,9 @@ def times(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
     def per_client(self: Work, engine: Any) -> float:
         self.run(engine)
         name = type(engine).__name__.lower()
-        if multiply_by_onednn in getattr(engine, "passes", ()):
-            name += "_onednn"
+        passes = getattr(engine, "passes", ())
+        name += "_onednn" if multiply_by_onednn in passes else ""
+        name += "_lowrank" if name == "compiled" and keep_factors in passes else ""
         return seconds.get(name, 1.0)
 
     monkeypatch.setattr(Work, "seconds", per_client)
@@ -140,8 +143,9 @@ def test_the_fastest_is_chosen_and_the_log_says_by_how_much(monkeypatch, caplog)
     assert type(chosen(engine)).__name__ == "Recorded"
     (line,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("engine for")]
     assert line == (
-        "engine for training: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; channels_last 2.0x; "
-        "lowrank 5.0x; onednn 1.0x; too short a run to try compiled)"
+        "engine for training: recorded, 6 clients at once, 10.0x the loop (vmap 4.0x; "
+        "channels_last has no image to lay out; lowrank 5.0x; recorded + onednn 1.0x; "
+        "too short a run to try recorded + compiled, lowrank + compiled)"
     )
 
 
@@ -152,7 +156,7 @@ def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
     with caplog.at_level(logging.INFO):
         planned(engine, work(calls=1000))
     assert type(chosen(engine)) is Vmap
-    assert "compiled has no program to start from; too short a run to try recorded, " in caplog.text
+    assert "(too short a run to try recorded, channels_last, lowrank)" in caplog.text
 
 
 def test_a_very_short_run_is_not_measured_at_all() -> None:
@@ -182,7 +186,7 @@ def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
         planned(Planner(EngineSettings()), work())
 
 
-@pytest.mark.parametrize("fastest", ["loop", *search.CANDIDATES])
+@pytest.mark.parametrize("fastest", ["loop", *kinds.CANDIDATES])
 def test_whatever_is_chosen_gives_the_numbers_of_the_loop(
     monkeypatch, relative_error, fastest: str
 ) -> None:
@@ -223,7 +227,7 @@ def test_wrong_products_are_not_used(monkeypatch, caplog) -> None:
     def wrong(engine: Recorded) -> Recorded:
         return replace(engine, passes=(wrongly, multiply_by_onednn), programs=[])
 
-    monkeypatch.setitem(search.VARIANTS, "onednn", wrong)
+    monkeypatch.setitem(kinds.VARIANTS, "onednn", (wrong, 1))
     times(monkeypatch, recorded=0.2, recorded_onednn=0.1)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
@@ -235,7 +239,7 @@ def test_wrong_products_are_not_used(monkeypatch, caplog) -> None:
 @pytest.fixture
 def compiling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The compiler is tried, and finds nothing that was compiled before."""
-    monkeypatch.setattr(search, "COMPILING", 1.0)
+    monkeypatch.setattr(trials, "COMPILING", 1.0)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     times(monkeypatch, recorded=0.1, compiled=0.05)
 
@@ -249,7 +253,9 @@ def test_for_a_long_run_the_fastest_program_is_compiled(relative_error, caplog) 
     with caplog.at_level(logging.INFO):
         planned(engine, task)
     assert type(chosen(engine)) is Compiled
-    assert "engine for training: compiled, 6 clients at once, 20.0x the loop" in caplog.text
+    assert (
+        "engine for training: recorded + compiled, 6 clients at once, 20.0x the loop" in caplog.text
+    )
     truth = task.exact().run(Loop())[0]
     assert relative_error(planned(engine, task), truth) < 1e-5  # params are 20 times their step
 
@@ -270,7 +276,21 @@ def test_wrong_machine_code_is_not_used(monkeypatch, caplog) -> None:
     with caplog.at_level(logging.INFO):
         planned(engine, work(learner=REPTILE))
     assert type(chosen(engine)) is Recorded
-    assert "compiled 20.0x, but wrong by 1e-03" in caplog.text
+    assert "recorded + compiled 20.0x, but wrong by 1e-03" in caplog.text
+
+
+@pytest.mark.usefixtures("compiling")
+def test_another_program_may_be_faster_compiled_than_the_fastest(monkeypatch, caplog) -> None:
+    """Here as its own operations, as if they were machine code."""
+    monkeypatch.setattr(torch._inductor, "compile", lambda program, example: program.forward)
+    times(monkeypatch, recorded=0.1, lowrank=0.15, compiled=0.09, compiled_lowrank=0.05)
+    engine = Planner(EngineSettings())
+    with caplog.at_level(logging.INFO):
+        planned(engine, work())
+    assert type(chosen(engine)) is Compiled
+    assert chosen(engine).passes == (keep_factors,)
+    assert "lowrank + compiled, 6 clients at once, 20.0x the loop" in caplog.text
+    assert "recorded + compiled 11.1x" in caplog.text
 
 
 @pytest.mark.usefixtures("compiling")
@@ -281,7 +301,7 @@ def test_without_a_compiler_the_program_is_replayed(monkeypatch, caplog) -> None
     with caplog.at_level(logging.INFO):
         planned(engine, work(learner=REPTILE))
     assert type(chosen(engine)) is Recorded
-    assert "compiled failed with InductorError" in caplog.text
+    assert "recorded + compiled failed with InductorError" in caplog.text
 
 
 @dataclass(frozen=True)
