@@ -1,7 +1,7 @@
 """A function of tensors recorded as a flat list of operations, which passes then improve."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ IDLE: dict[Any, float | None] = {
     aten.alias.default: None,
 }
 """Operations that may change nothing, and with which number they do not; None where none is given."""
+SUM = aten.sum.dim_IntList
 Pass = Callable[[GraphModule], Callable[..., Any]]
 """From a program to a function that computes the same in a better way."""
 
@@ -39,6 +40,7 @@ def record(function: Callable[..., Any], *example: Tensor) -> GraphModule:
     program.graph.set_codegen(CodeGen())  # no nests to take apart in every call
     _leave_out_idle(program.graph)
     _compute_once(program.graph)
+    _sum_at_once(program.graph)
     program.graph.eliminate_dead_code()
     program.recompile()
     return program
@@ -77,6 +79,17 @@ def _compute_once(graph: Graph) -> None:
         if first is not node:
             node.replace_all_uses_with(first)
             graph.erase_node(node)
+
+
+def _sum_at_once(graph: Graph) -> None:
+    """Make a sum over one dimension after the other a sum over all of them, which reads once."""
+    for node in graph.nodes:
+        inner: Any = node.args[0] if node.target is SUM else None
+        if isinstance(inner, Node) and inner.target is SUM and inner.args[2:] == (True,):
+            value, dims = inner.args[0], [*inner.args[1], *cast(list[int], node.args[1])]
+            rank = value.meta["val"].dim()
+            if len(inner.users) == 1:
+                node.args = (value, sorted({dim % rank for dim in dims}), *node.args[2:])
 
 
 def improve(program: GraphModule, by: Pass, *example: Any) -> GraphModule:

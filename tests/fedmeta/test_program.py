@@ -38,3 +38,18 @@ def test_equal_steps_are_one_and_random_ones_are_not() -> None:
     found = operations(twice, torch.ones(2, 2))
     assert found.count("aten.mm.default") == found.count("aten.exp.default") == 1
     assert found.count("aten.rand_like.default") == 2
+
+
+def test_sums_in_a_row_are_one_sum() -> None:
+    """With the inner sum of no other use; of 24 whole numbers, so in whatever order."""
+
+    def sums(x: Tensor) -> list[Tensor]:
+        once = x.sum(0, keepdim=True)
+        flat = x.sum(1, keepdim=True)
+        return [once.sum((-1, 1), keepdim=True), flat.sum(0), flat]
+
+    given = torch.arange(24.0).view(2, 3, 4)
+    assert operations(sums, given) == ["aten.sum.dim_IntList"] * 3
+    assert [value.tolist() for value in record(sums, given)(given)] == [
+        value.tolist() for value in sums(given)
+    ]
