@@ -84,12 +84,13 @@ def _compute_once(graph: Graph) -> None:
 def _sum_at_once(graph: Graph) -> None:
     """Make a sum over one dimension after the other a sum over all of them, which reads once."""
     for node in graph.nodes:
-        inner: Any = node.args[0] if node.target is SUM else None
-        if isinstance(inner, Node) and inner.target is SUM and inner.args[2:] == (True,):
-            value, dims = inner.args[0], [*inner.args[1], *cast(list[int], node.args[1])]
+        if node.target is not SUM:
+            continue
+        inner, dims, *rest = cast(tuple[Node, list[int], Any], node.args)
+        if inner.target is SUM and inner.args[2:] == (True,) and len(inner.users) == 1:
+            value, more = cast(tuple[Node, list[int]], inner.args[:2])
             rank = value.meta["val"].dim()
-            if len(inner.users) == 1:
-                node.args = (value, sorted({dim % rank for dim in dims}), *node.args[2:])
+            node.args = (value, sorted({dim % rank for dim in [*dims, *more]}), *rest)
 
 
 def improve(program: GraphModule, by: Pass, *example: Any) -> GraphModule:
