@@ -22,7 +22,7 @@ CANDIDATES: dict[str, Any] = {
 }
 VARIANTS: dict[str, tuple[Callable[[Recorded], Recorded], int]] = {
     "onednn": (by_onednn, 1),
-    "compiled": (Compiled.like, 2),
+    "compiled": (Compiled.like, 3),
 }
 """What may make programs faster still, and how many kinds of them it is tried with, the fastest first."""
 NEEDS: dict[str, tuple[Callable[[GraphModule], bool], str]] = {
