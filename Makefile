@@ -35,6 +35,7 @@ bench: .venv/installed  ## Time fedmeta against JAX, TorchOpt, pfl, FedJAX and F
 	$(BENCH_ENV) $(BIN)/python -m benchmarks.compare_engines
 	$(BENCH_ENV) $(BIN)/python -m benchmarks.end_to_end
 	$(BENCH_ENV) $(BIN)/python -m benchmarks.overhead
+	$(BENCH_ENV) $(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.report
 
 OUT ?= docs/reproduce

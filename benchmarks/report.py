@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.picture import draw
 from benchmarks.results import RESULTS, read
 
-PAGE = Path("docs/benchmarks.md")
+PAGE, PICTURE = Path("docs/benchmarks.md"), Path("docs/images/benchmarks.png")
 OURS = "fedmeta auto"
 PEERS = {"loop": "loop in torch", "jax": "JAX", "pfl": "pfl", "fedjax": "FedJAX"}
 HEAD = """# Benchmarks
@@ -21,8 +22,13 @@ make bench                                                        # everything, 
 .venv/bin/python -m benchmarks.compare_engines --only mlp-maml --repeats 9
 .venv/bin/python -m benchmarks.end_to_end --only mlp-maml
 .venv/bin/python -m benchmarks.overhead
+.venv/bin/python -m benchmarks.memory
 .venv/bin/python -m benchmarks.report                             # this page from the numbers
 ```
+
+What limits each of them is in [engines.md](engines.md#where-the-time-goes).
+
+![Clients per second of the engines of five packages](images/benchmarks.png)
 """
 ENGINES = """
 ## Engines
@@ -64,6 +70,12 @@ NOTHING = """
 ## Clients that learn nothing
 
 1,000 clients a round, two Ray workers, params of 10 KB (Flower: 7 KB).
+"""
+MEMORY = """
+## Memory
+
+50 rounds of 1,000 of 100,000 registered clients; all processes of the run together, Ray's own among them,
+pages that they share counted once.
 """
 
 
@@ -141,10 +153,17 @@ def end_to_end(works: dict[str, Any]) -> str:
     rows = [
         [f"{found['title']}, {found['clients']} clients"]
         + [rate(found, found["rows"][name]) for name in names]
-        + [_times(found["rows"])]
+        + [_scaling(found["rows"]), _times(found["rows"])]
         for found in learn.values()
     ]
-    return END_TO_END + table(["work, clients/s", *names, "x"], rows)
+    return END_TO_END + table(["work, clients/s", *names, "2 workers / 1", "x"], rows)
+
+
+def _scaling(rows: dict[str, Any]) -> str:
+    """How much faster two Ray workers are than one."""
+    one = rows.get("fedmeta, one Ray worker", {}).get("median")
+    two = rows.get("fedmeta, two Ray workers", {}).get("median")
+    return f"{one / two:.2f}x" if one and two else ""
 
 
 def _times(rows: dict[str, Any]) -> str:
@@ -173,6 +192,12 @@ def _milliseconds(row: dict[str, Any], clients: int) -> str:
     return "{} [{}, {}]".format(*values)
 
 
+def memory(works: dict[str, Any]) -> str:
+    """Whether it grows."""
+    rows = [[name, f"{m['half']:,.0f}", f"{m['most']:,.0f}"] for name, m in works.items()]
+    return MEMORY + table(["", "MB, rounds 1 to 25", "MB, rounds 1 to 50"], rows) if rows else ""
+
+
 def circumstances(results: dict[str, Any]) -> str:
     """Machine and versions; of several days the last."""
     parts = [
@@ -196,7 +221,8 @@ def main() -> None:
     results = read(RESULTS)
     parts = [HEAD, circumstances(results), engines(results.get("engines", {}))]
     parts += [end_to_end(results.get("end_to_end", {})), overhead(results)]
-    PAGE.write_text("".join(parts))
+    PAGE.write_text("".join([*parts, memory(results.get("memory", {}))]))
+    draw(results.get("engines", {}), PICTURE)
 
 
 if __name__ == "__main__":
