@@ -31,7 +31,7 @@ NEEDS: dict[str, tuple[Callable[[GraphModule], bool], str]] = {
 }
 
 
-def build(name: str, chunk: int) -> Any:
+def build(name: str, chunk: int | None) -> Any:
     """An engine by name, such as ``lowrank`` or ``lowrank + onednn + compiled``."""
     kind, *variants = name.split(" + ")
     engine = {"loop": Loop, **CANDIDATES}[kind].of(EngineSettings(chunk=chunk))

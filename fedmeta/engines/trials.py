@@ -153,7 +153,10 @@ class Trials:
             raise TooShortError
 
     def _first_that_fits(self, name: str) -> Found:
-        chunk = min(self.most, self.first if self.best is self.loop else self.best.chunk)
+        begin = self.first if self.best is self.loop else self.best.chunk
+        chunk = (
+            1 if build(name, None).chunk == 1 else min(self.most, begin)
+        )  # channels_last takes one
         while chunk > 1:
             if found := self._time(name, chunk):
                 return found
