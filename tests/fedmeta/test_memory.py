@@ -92,11 +92,13 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="it is glibc that is told")
 def test_pages_that_were_freed_are_not_asked_for_again() -> None:
-    """Ten tensors of 64 MiB are 163,840 pages of 4 KiB, or 320 huge ones of 2 MiB; or none."""
+    """Ten tensors of 64 MiB ask for as many pages each; or for none, but where the heap still grows.
+
+    It may once or twice after the first two: a tensor begins at a multiple of 64 bytes.
+    """
 
     def faults(how: str) -> int:
         command = [sys.executable, "-c", FREEING, how]
         return int(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
 
-    assert faults("keep") < 100
-    assert faults("give back") >= 320
+    assert 3 * faults("keep") < faults("give back")
