@@ -115,7 +115,7 @@ class OmniglotFederation:
         for turn in range(1, ROTATIONS):
             chosen = turns == turn
             images[chosen] = torch.rot90(images[chosen], turn, dims=(-2, -1))
-        return images.unsqueeze(-3).to(self._dtype) / 255
+        return images.unsqueeze(-3).to(self._dtype).div_(255)
 
     def _check_sizes(self) -> None:
         for where, purpose in PURPOSES:
