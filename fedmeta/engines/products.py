@@ -41,7 +41,7 @@ def has_products(program: GraphModule) -> bool:
 
 
 def multiply_by_onednn(program: GraphModule) -> Callable[..., Any]:
-    """The program with its large products so; to be recorded again (``program.improve``)."""
+    """The program with its products so; to be recorded again (``program.improve``)."""
     return lambda *args: _Multiplied(program).run(*args)
 
 

@@ -31,9 +31,10 @@ def search(work: Work, settings: EngineSettings) -> tuple[Plan, Any]:
     trials = begin(work, settings)
     for name in candidates.CANDIDATES:
         trials.consider(name, trials.fastest_chunk)
+    trusted = trials.best
     for variant, (_, most) in candidates.VARIANTS.items():
         for base in trials.bases()[:most]:
-            trials.consider(f"{base.name} + {variant}", partial(trials.variant, base))
+            trials.consider(f"{base.name} + {variant}", partial(trials.variant, trusted, base))
     best, others = trials.best, trials.others
     others.pop("loop", None)
     return Plan(best.name, best.chunk, trials.loop.seconds / best.seconds, others), best.engine

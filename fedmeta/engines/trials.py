@@ -124,10 +124,13 @@ class Trials:
                 kinds.setdefault(found.name.split(" + ")[0], found)
         return list(kinds.values())
 
-    def variant(self, base: Found, name: str) -> Found:
-        """Adds in another order, and in float32 alone: there it may be ten times as far from float64."""
+    def variant(self, trusted: Found, base: Found, name: str) -> Found:
+        """Adds in another order, and in float32 alone: there it may be ten times as far from float64.
+
+        That is what an engine finds which the loop agreed with in float64, ``trusted``.
+        """
         self._check_use(name.split(" + ")[-1], programs(base.engine))
-        trusted, engine, some = self.best, build(name, base.chunk), self.work.first(base.chunk)
+        engine, some = build(name, base.chunk), self.work.first(base.chunk)
 
         def error(work: Work) -> float:
             exact = work.exact().run(trusted.engine)
@@ -154,9 +157,8 @@ class Trials:
 
     def _first_that_fits(self, name: str) -> Found:
         begin = self.first if self.best is self.loop else self.best.chunk
-        chunk = (
-            1 if build(name, None).chunk == 1 else min(self.most, begin)
-        )  # channels_last takes one
+        alone = build(name, None).chunk == 1  # as channels_last has it
+        chunk = 1 if alone else min(self.most, begin)
         while chunk > 1:
             if found := self._time(name, chunk):
                 return found
