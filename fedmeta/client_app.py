@@ -1,20 +1,23 @@
 """The Flower ClientApp of every node, in Flower's simulation and on devices."""
 
-from pathlib import Path
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedmeta.device_log import logged
+from fedmeta.host import Host
 from fedmeta.node import answer
 
-STATES = "~/.local/state/fedmeta"
-"""Where clients keep their state, unless the node config says ``states``."""
 app = ClientApp()
 
 
 def _reply(message: Message, context: Context) -> Message:
-    states = Path(str(context.node_config.get("states", STATES))).expanduser()
-    return Message(answer(message.metadata.message_type, message.content, states), reply_to=message)
+    host = Host.of(context.node_config)
+    with logged(host.log, message) as log:
+        reply = Message(
+            answer(message.metadata.message_type, message.content, host), reply_to=message
+        )
+        log(reply)
+    return reply
 
 
 app.query()(_reply)

@@ -30,13 +30,18 @@ class Train:
     progress: float
     calls: int
     """How often this same function will be computed."""
+    watched: bool = False
+    """Whether the query loss before the update is wanted too, as ``loss_before``."""
     purpose: ClassVar[str] = "training"
 
     def __call__(self, params: Params, own: Own) -> Update:
         """The client's update, the size of its shard among the metrics."""
         begin = params | own.state
         update = self.learner.update(self.objective, begin, own.episodes, self.progress)
-        return update._replace(metrics={"examples": own.examples} | update.metrics)
+        metrics = {"examples": own.examples} | update.metrics
+        if self.watched:
+            metrics["loss_before"] = self.objective(begin, own.episodes.draw(0).query)
+        return update._replace(metrics=metrics)
 
 
 @dataclass(frozen=True)

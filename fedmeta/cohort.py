@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -13,10 +14,11 @@ from fedmeta.client_function import Score, Train, TrainWeighted
 from fedmeta.client_state import ClientStates
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Federation, Purpose
+from fedmeta.data.shard import fit, read_shards
 from fedmeta.engines import ENGINES, Engine
 from fedmeta.engines.blocks import add
 from fedmeta.engines.blocks import join as joined
-from fedmeta.errors import ConfigError
+from fedmeta.errors import ConfigError, RefusedError
 from fedmeta.evaluation import Scores
 from fedmeta.initial import first_params, objective
 from fedmeta.learners import Learner
@@ -42,34 +44,48 @@ class Cohort:
     shapes: dict[str, torch.Size]
     """Of the params that travel."""
     rounds: int
+    trainings: int
+    """How often clients will be trained by this process."""
     evaluations: int
-    """How often clients are scored in all rounds."""
+    """How often they will be scored by it."""
     transductive: bool
     device: torch.device
     dtype: torch.dtype
+    watched: bool = False
+    """Whether the loss before training is wanted too."""
 
     @classmethod
-    def open(cls, experiment: Experiment, trusted: bool = True) -> "Cohort":
+    def open(
+        cls,
+        experiment: Experiment,
+        trusted: bool = True,
+        shard: Path | None = None,
+        watched: bool = False,
+    ) -> "Cohort":
         """Load the data and build the parts. Raises ConfigError or DataError.
 
-        Not ``trusted``, the experiment may name no file to read params from.
+        Not ``trusted``, the experiment may name no file or folder to read. With a ``shard``, a file or
+        a folder of them, the clients are those whose shards these are, and nothing that would pay off
+        only later is done: a device answers every message in a new process.
         """
+        again = shard is None
         device, dtype = experiment.engine.torch_device(), experiment.engine.torch_dtype
         travels, private = first_params(experiment, trusted)
+        federation = _federation(experiment, device, dtype, trusted, shard)
         return cls(
-            drawing=Drawing(
-                experiment.data.open(experiment.seed, device, dtype), experiment.seed, device, dtype
-            ),
+            drawing=Drawing(federation, experiment.seed, device, dtype),
             objective=objective(experiment),
             learner=experiment.learner,
             engine=ENGINES[experiment.engine.name].of(experiment.engine),
             private=_place(private, device, dtype),
             shapes={name: value.shape for name, value in travels.items()},
             rounds=experiment.rounds,
-            evaluations=experiment.rounds // experiment.evaluation.every + 1,
+            trainings=experiment.rounds if again else 1,
+            evaluations=experiment.rounds // experiment.evaluation.every + 1 if again else 1,
             transductive=experiment.evaluation.transductive,
             device=device,
             dtype=dtype,
+            watched=watched,
         )
 
     @property
@@ -96,7 +112,7 @@ class Cohort:
             ):
                 return whole
             replies = self._each(params, clients, round, states)
-        except ConfigError:  # not the client's fault
+        except (ConfigError, RefusedError):  # not the client's fault
             raise
         except Exception as error:
             if len(clients) == 1:
@@ -119,7 +135,7 @@ class Cohort:
         """
         try:
             return self._evaluate(self._place(params), clients, steps, episodes, states)
-        except ConfigError:
+        except (ConfigError, RefusedError):
             raise
         except Exception as error:
             if len(clients) == 1:
@@ -192,8 +208,8 @@ class Cohort:
     def _train(self, round: int) -> Train:
         behind = (round - 1) / self.rounds
         if behind < self.learner.annealed_until:
-            return Train(self.learner, self.objective, behind, calls=1)
-        return Train(self.learner, self.objective, 1.0, self.rounds)
+            return Train(self.learner, self.objective, behind, 1, self.watched)
+        return Train(self.learner, self.objective, 1.0, self.trainings, self.watched)
 
     def _training(
         self,
@@ -228,6 +244,23 @@ class Cohort:
 
     def _place(self, params: Params) -> Params:
         return _place(params, self.device, self.dtype)
+
+
+def _federation(
+    experiment: Experiment,
+    device: torch.device,
+    dtype: torch.dtype,
+    trusted: bool,
+    shard: Path | None,
+) -> Federation:
+    data, sections = experiment.data, experiment.sections["data"]
+    if shard is not None:
+        shards = read_shards(shard)
+        fit(shards, data, sections["name"])
+        return data.hold(shards, device, dtype)
+    if sections.get("root") and not trusted:
+        raise ConfigError("data.root: this node opens no folder that a server names")
+    return data.open(experiment.seed, device, dtype)
 
 
 def _place(params: Params, device: torch.device, dtype: torch.dtype) -> Params:

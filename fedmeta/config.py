@@ -26,6 +26,7 @@ from fedmeta.settings import (
     EvaluationSettings,
     PublishedSettings,
     TrackingSettings,
+    WireSettings,
 )
 
 Table = Mapping[str, type[Any]]
@@ -47,11 +48,19 @@ class Experiment:
     strategy: Any
     """A component where the reader knows the strategies (a server), else a plain mapping (a client)."""
     cohort: CohortSettings
+    wire: WireSettings
     engine: EngineSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings
     published: PublishedSettings
     sections: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.wire.deltas != "exact" and self.cohort.replies != "each":
+            raise ConfigError(
+                f"wire.deltas: {self.wire.deltas} rounds the delta of every client, so "
+                f"cohort.replies must be each, got {self.cohort.replies}"
+            )
 
     def to_yaml(self) -> str:
         """The resolved config as text."""
@@ -121,7 +130,7 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     plain: Table = {
         "cohort": CohortSettings, "engine": EngineSettings,
         "evaluation": EvaluationSettings, "tracking": TrackingSettings,
-        "published": PublishedSettings,
+        "published": PublishedSettings, "wire": WireSettings,
     }  # fmt: skip
     _known(sections, ["name", "seed", "rounds", "start", *named, *plain], "")
     head = _fill(_Head, {k: v for k, v in sections.items() if k in _HEAD_KEYS}, "")

@@ -1,6 +1,7 @@
 """The exception tree: every message is one line that a person can act on.
 
 FedmetaError            the run cannot go on                          exit code 1
+├── RefusedError        a device does not do what a server asks of it
 └── InputError          something the user gave must change           exit code 2
     ├── ConfigError     a key of the experiment
     ├── DataError       a dataset or a shard
@@ -12,6 +13,10 @@ class FedmetaError(Exception):
     """The run cannot go on."""
 
     exit_code = 1
+
+
+class RefusedError(FedmetaError):
+    """The owner of a device does not allow what a server asks of it."""
 
 
 class InputError(FedmetaError):

@@ -4,7 +4,6 @@ The same three functions serve a local process, a Ray worker, Flower's simulatio
 """
 
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from flwr.app import ConfigRecord, RecordDict
@@ -12,54 +11,51 @@ from flwr.app import ConfigRecord, RecordDict
 from fedmeta import __version__
 from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
+from fedmeta.compression import compress, grow
 from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
 from fedmeta.engines.memory import keep_freed_memory
+from fedmeta.host import Host, permit, within
 from fedmeta.types import Params
-from fedmeta.wire import Work, pack_replies, pack_scores, unpack_params, unpack_work
+from fedmeta.wire import Work, pack_replies, pack_roster, pack_scores, unpack_params, unpack_work
 
 
-def answer(
-    message_type: str, content: RecordDict, states: Path, trusted: bool = False
-) -> RecordDict:
+def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
     """The reply to a ``query``, ``train`` or ``evaluate`` message.
 
-    ``states`` is the node's folder for what its clients keep to themselves. A server that is not
-    ``trusted`` as this process is may not name a file that the node reads params from.
+    Raises RefusedError where it asks for more than the host's owner allows.
     """
     work = unpack_work(content)
-    experiment, cohort = _open(work.experiment, trusted)
-    if message_type == "query":
-        return _query(cohort)
-    params = unpack_params(content.array_records["params"])
-    _check(work, params, cohort)
-    if message_type == "train":
-        return _train(work, params, cohort, states)
-    settings = experiment.evaluation
-    kept = ClientStates.of(states, work.run) if work.run else None
-    asked = (work.clients, settings.steps, settings.episodes, kept)
-    return pack_scores(cohort.evaluate(params, *asked))
+    with within(host.limits.max_seconds):
+        experiment, cohort = _open(work.experiment, host)
+        permit(host.limits, experiment, cohort)
+        if message_type == "query":
+            return _query(cohort, host)
+        packed = unpack_params(content.array_records["params"])
+        params = grow(packed, experiment.wire.params, experiment.engine.torch_dtype)
+        _check(work, params, cohort)
+        if message_type == "train":
+            kept = ClientStates.of(host.states, work.run)
+            replies = cohort.train(params, work.clients, work.round, kept, work.weight_column)
+            return pack_replies(compress(replies, experiment.wire, kept, work.round))
+        settings = experiment.evaluation
+        asked = (work.clients, settings.steps, settings.episodes)
+        states = ClientStates.of(host.states, work.run) if work.run else None
+        return pack_scores(cohort.evaluate(params, *asked, states))
 
 
-def _query(cohort: Cohort) -> RecordDict:
-    """Which clients this node hosts, as ``[start, stop]`` of consecutive ids for each split."""
-    spans = {split: cohort.federation.clients(split) for split in SPLITS}
-    node = ConfigRecord({"version": __version__})
-    for split, span in spans.items():
-        node[split] = [span.start, span.stop]
-    return RecordDict({"node": node})
-
-
-def _train(work: Work, params: Params, cohort: Cohort, states: Path) -> RecordDict:
-    kept = ClientStates.of(states, work.run)
-    return pack_replies(cohort.train(params, work.clients, work.round, kept, work.weight_column))
+def _query(cohort: Cohort, host: Host) -> RecordDict:
+    """Which clients this node hosts, and what its owner allows."""
+    hosted = {split: cohort.federation.clients(split) for split in SPLITS}
+    limits = ConfigRecord(host.limits.said())
+    return RecordDict({"node": pack_roster(__version__, hosted), "limits": limits})
 
 
 def _check(work: Work, params: Params, cohort: Cohort) -> None:
     """Refuse work that no server of this experiment would send."""
     hosted = [cohort.federation.clients(split) for split in SPLITS]
     for client in work.clients:
-        if not any(client in span for span in hosted):
+        if not any(client in ids for ids in hosted):
             raise ValueError(f"client {client} is not hosted here")
     if work.round < 0:
         raise ValueError(f"the round must be 0 or more, got {work.round}")
@@ -74,9 +70,9 @@ def _check(work: Work, params: Params, cohort: Cohort) -> None:
 
 
 @lru_cache(maxsize=1)
-def _open(experiment: str, trusted: bool) -> tuple[Experiment, Cohort]:
+def _open(experiment: str, host: Host) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
     parsed = parse(experiment, source="the experiment in a message", resolved=True)
     torch.set_num_threads(parsed.engine.threads)
     keep_freed_memory()
-    return parsed, Cohort.open(parsed, trusted)
+    return parsed, Cohort.open(parsed, host.trusted, host.shard, watched=host.log is not None)

@@ -18,6 +18,14 @@ class CohortSettings:
     """``sum``: a node sends one weighted sum of its clients' deltas. ``each``: one delta a client."""
     min_replies: int = 1
     """With fewer good replies the round keeps the old params."""
+    outlier: float = 100.0
+    """A delta this many times longer than others is dropped: than the median of its round and than any
+    that was averaged before. 0: none is."""
+    timeout: float = 3600.0
+    """Seconds that clients have for a round, or an evaluation; who is not back then is left out."""
+    wait: float = 600.0
+    """Seconds to wait for enough clients to be connected: at the start for all that ``clients`` and
+    ``evaluation.clients`` ask for, before a round for ``min_replies``."""
 
     def __post_init__(self) -> None:
         _at_least("cohort.clients", self.clients, 1)
@@ -27,6 +35,30 @@ class CohortSettings:
                 f"cohort.min_replies must be at most cohort.clients ({self.clients}), "
                 f"got {self.min_replies}"
             )
+        for name, least in (("timeout", 0.0), ("wait", 0.0), ("outlier", 1.0)):
+            value = getattr(self, name)
+            off = name != "timeout" and value == 0
+            if not (off or least < value < float("inf")):
+                raise ConfigError(f"cohort.{name} must be a number above {least:g}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class WireSettings:
+    """In what form numbers travel. Anything but ``exact`` rounds them."""
+
+    params: Literal["exact", "float16", "bfloat16"] = "exact"
+    """From the server to the clients."""
+    deltas: Literal["exact", "float16", "bfloat16", "int8", "topk"] = "exact"
+    """From the clients to the server. ``topk``: only the numbers of greatest magnitude. All but
+    ``exact`` need ``cohort.replies: each``."""
+    fraction: float = 0.05
+    """Part of the numbers that ``topk`` sends."""
+    feedback: bool = True
+    """Whether a client adds what it left out to its next delta."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ConfigError(f"wire.fraction must be above 0 and at most 1, got {self.fraction!r}")
 
 
 @dataclass(frozen=True)

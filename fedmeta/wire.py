@@ -1,10 +1,14 @@
 """What travels between server and node, as Flower records. No pickle: .npy bytes and scalars."""
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedmeta.data.federation import Split
 from fedmeta.evaluation import Scores
 from fedmeta.replies import Replies
 from fedmeta.types import Params
@@ -23,6 +27,12 @@ class Work:
     run: str = ""
     """What clients keep their state under, the same when a run is resumed; empty where unseen clients
     are scored."""
+
+    @property
+    def name(self) -> str:
+        """Of the experiment."""
+        found = re.search(r"^name: *(\S+)", self.experiment, re.MULTILINE)
+        return found[1] if found else "?"
 
 
 def pack_params(params: Params) -> ArrayRecord:
@@ -50,6 +60,42 @@ def unpack_work(content: RecordDict) -> Work:
         weight_column=str(record["weight_column"]),
         run=str(record["run"]),
     )
+
+
+def pack_roster(version: str, hosted: Mapping[Split, Sequence[int]]) -> ConfigRecord:
+    """The version of fedmeta and, for each split, the ids in runs: ``[start, stop, start, stop, ...]``."""
+    node = ConfigRecord({"version": version})
+    for split, ids in hosted.items():
+        node[split] = [edge for run in runs(ids) for edge in (run.start, run.stop)]
+    return node
+
+
+def runs(ids: Sequence[int]) -> list[range]:
+    """Ascending ids as ranges of consecutive ones."""
+    if isinstance(ids, range):
+        return [ids] if len(ids) else []
+    breaks = [i for i, (a, b) in enumerate(pairwise(ids), start=1) if b != a + 1]
+    return [
+        range(ids[begin], ids[end - 1] + 1)
+        for begin, end in pairwise([0, *breaks, len(ids)])
+        if end > begin
+    ]
+
+
+def size(content: RecordDict) -> int:
+    """Bytes of a message's content, its framing aside."""
+    return sum(
+        sum(len(array.data) for array in record.values())
+        if isinstance(record, ArrayRecord)
+        else sum(map(_size, record.values()))
+        for record in content.values()
+    )
+
+
+def _size(value: object) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def pack_replies(replies: Replies) -> RecordDict:

@@ -12,8 +12,8 @@ from simulations.executors import build_executor
 from simulations.grid import CohortGrid
 from simulations.pictures import SinusoidPicture
 from strategies.opening import open_old
-from strategies.roster import take_roster
-from strategies.server import TIMEOUT, Federated, evaluate, federate
+from strategies.roster import Attendance, check_somebody
+from strategies.server import Federated, evaluate, federate
 from strategies.state import CHECKPOINT, STATES, load_state, selected
 
 
@@ -34,8 +34,10 @@ def evaluate_again(folder: Path, overrides: Sequence[str]) -> Row:
     round, params = selected(load_state(folder, experiment), experiment)
     with closing(build_executor(experiment.engine, folder / STATES)) as executor:
         grid = CohortGrid(executor)
-        roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
-        report = evaluate(experiment, grid, roster, params, "test", round)
+        attendance = Attendance(grid, experiment.to_yaml(), experiment.cohort.timeout)
+        attendance.now()
+        check_somebody(attendance)
+        report = evaluate(experiment, grid, attendance, params, "test", round)
     summary: Row = {"name": experiment.name, "selected_round": round, "test": report.row()}
     write_json(folder / "evaluation.json", summary)
     return summary

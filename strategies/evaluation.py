@@ -13,12 +13,14 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from fedmeta.config import Experiment
+from fedmeta.data.federation import Clients
 from fedmeta.errors import FedmetaError
 from fedmeta.evaluation import Scores
 from fedmeta.objective import score_names
 from fedmeta.params import finite, select
 from fedmeta.types import Metrics
 from fedmeta.wire import Work, pack_work, short, unpack_scores
+from strategies.roster import Roster, sender, senders
 
 NAMED = 20
 """Clients without scores that the log names, per evaluation."""
@@ -51,33 +53,47 @@ class Report:
         }
 
 
-def evaluation_messages(
-    asked: Mapping[int, list[int]],
+@dataclass(frozen=True)
+class Scoring:
+    """An evaluation under way."""
+
+    messages: list[Message]
+    """One per node, with the clients that it is asked to score."""
+    asked: Mapping[int, list[int]]
+    absent: Sequence[int]
+    """Clients that are not connected."""
+
+
+def score(
+    roster: Roster,
+    clients: Clients,
     params: ArrayRecord,
-    experiment: str,
+    experiment: Experiment,
     round: int,
     run: str = "",
-) -> list[Message]:
-    """One message per node with the clients that it is asked to score.
-
-    With ``run``, they took part in it and are scored with what they kept.
-    """
-    return [
+) -> Scoring:
+    """Ask for the scores of clients; with ``run``, they took part in it and use what they kept."""
+    asked, text = roster.assign(clients), experiment.to_yaml()
+    messages = [
         Message(
-            pack_work(params, Work(experiment, round, hosted, run=run)), node, MessageType.EVALUATE
+            pack_work(params, Work(text, round, hosted, run=run)),
+            node,
+            MessageType.EVALUATE,
+            ttl=experiment.cohort.timeout,
         )
         for node, hosted in asked.items()
     ]
+    present = {client for hosted in asked.values() for client in hosted}
+    return Scoring(messages, asked, [c for c in clients.tolist() if c not in present])
 
 
-def collect(
-    messages: Iterable[Message], asked: Mapping[int, list[int]], experiment: Experiment
-) -> Report:
+def collect(messages: Iterable[Message], scoring: Scoring, experiment: Experiment) -> Report:
     """All usable scores in client order. Clients without are counted, and named in the log."""
     found: list[Scores] = []
-    silent, failures = dict(asked), dict[int, str]()
+    silent, nodes = dict(scoring.asked), senders(scoring.messages)
+    failures = dict.fromkeys(scoring.absent, "not connected")
     for message in messages:
-        clients = silent.pop(message.metadata.src_node_id, [])
+        clients = silent.pop(sender(message, nodes), [])
         try:
             scores = _usable(_unpack(message, clients, experiment))
         except Exception as e:  # bytes from outside can fail to decode in any way

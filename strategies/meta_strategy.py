@@ -10,16 +10,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedmeta.compression import shrink
 from fedmeta.config import Experiment
-from fedmeta.wire import Work, pack_params, pack_work
-from strategies.evaluation import Report, collect, evaluation_messages
-from strategies.roster import Roster
+from fedmeta.errors import FedmetaError
+from fedmeta.wire import Work, pack_params, pack_work, size
+from strategies.evaluation import Report, Scoring, collect, score
+from strategies.roster import Attendance, Roster, senders
 from strategies.sampling import sample
-from strategies.state import Best, ServerState, Tally, protocol
-from strategies.validation import Checked, check
+from strategies.state import Best, ServerState, protocol
+from strategies.tally import count
+from strategies.validation import Checked, Expected, check, failed_alike
 
-NAMED = 1000
-"""Dropped clients whose reason is kept; all are counted."""
+STRIKES = 3
+"""Rounds in a row in which all clients fail alike: one is bad luck, so many are a bug or no network."""
 _log = logging.getLogger(__name__)
 
 
@@ -30,17 +33,24 @@ class MetaStrategy(Strategy):
     at its beginning.
     """
 
-    def __init__(self, experiment: Experiment, roster: Roster, state: ServerState) -> None:
-        self.experiment, self.roster, self.state = experiment, roster, state
+    def __init__(self, experiment: Experiment, attendance: Attendance, state: ServerState) -> None:
+        self.experiment, self.attendance, self.state = experiment, attendance, state
         self.rules = experiment.strategy.rules()
+        self.weight_column = self.rules.weight_column if experiment.cohort.replies == "sum" else ""
         self.train_row: dict[str, float] = {}
         self.report: Report | None = None
         self._yaml = experiment.to_yaml()
         self._first = state.round
-        self._train_clients = roster.clients("train")
-        self._val_asked = roster.assign(roster.clients("val")[: experiment.evaluation.clients])
+        self._val = attendance.everyone.clients("val")[: experiment.evaluation.clients]
+        self._scoring = Scoring([], {}, [])
         self._asked: dict[int, list[int]] = {}
+        self._sent: list[Message] = []
+        self._bytes_down = 0
         self._began = time.monotonic()
+
+    def packed(self) -> ArrayRecord:
+        """The params as they travel."""
+        return pack_params(shrink(self.state.params, self.experiment.wire.params))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -48,38 +58,64 @@ class MetaStrategy(Strategy):
         """One message per node: the params, and which of its clients take part."""
         self._began = time.monotonic()
         round, cohort = self._first + server_round, self.experiment.cohort
-        chosen = sample(self._train_clients, cohort.clients, self.experiment.seed, round)
-        self._asked = self.roster.assign(chosen)
-        weight_column = self.rules.weight_column if cohort.replies == "sum" else ""
-        return [
-            Message(
-                pack_work(arrays, Work(self._yaml, round, clients, weight_column, self.state.run)),
-                node,
-                MessageType.TRAIN,
-            )
+        roster = self.attendance.wait(self._lacking, cohort.wait)
+        there = roster.clients("train")
+        chosen = sample(there, min(cohort.clients, len(there)), self.experiment.seed, round)
+        self._asked = roster.assign(chosen)
+        work = [
+            (node, Work(self._yaml, round, clients, self.weight_column, self.state.run))
             for node, clients in self._asked.items()
         ]
+        contents = [(node, pack_work(arrays, asked)) for node, asked in work]
+        self._bytes_down = max((size(content) for _, content in contents), default=0)
+        self._sent = [
+            Message(content, node, MessageType.TRAIN, ttl=cohort.timeout)
+            for node, content in contents
+        ]
+        return self._sent
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Check the replies and take the server's step; with too few good ones the params stay."""
+        """Check the replies and take the server's step; with too few good ones the params stay.
+
+        Raises FedmetaError where nothing but one and the same failure came back several times.
+        """
         round = self._first + server_round
-        summed = self.experiment.cohort.replies == "sum"
-        checked = check(replies, self._asked, self.state.params, round, summed)
+        checked = check(replies, self._asked, self._expected())
         for client, reason in checked.dropped.items():
             _log.warning("round %d: client %d dropped: %s", round, client, reason)
+        for client in checked.still:
+            _log.warning("round %d: the delta of client %d is zero", round, client)
         stepped = self._step(checked, round)
         seconds = time.monotonic() - self._began
-        tally = _count(self.state.tally, checked, idle=not stepped, seconds=seconds)
+        alike = failed_alike(checked, self._asked)
+        tally = count(
+            self.state.tally, checked, not stepped, bool(alike), self._bytes_down, seconds
+        )
         self.state = replace(self.state, round=round, tally=tally)
         means = _means(checked)
         if remark := self.experiment.learner.remark(means):
             _log.warning("round %d: %s", round, remark)
         self.train_row = means | {
-            "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds
+            "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds,
+            "bytes_down": self._bytes_down, "bytes_up": int(checked.bytes_up),
         }  # fmt: skip
-        return pack_params(self.state.params) if stepped else None, None
+        if tally.failing_rounds >= STRIKES:
+            raise FedmetaError(
+                f"round {round}: all {len(checked.dropped)} clients failed alike, and in the "
+                f"{STRIKES - 1} rounds before: {alike}"
+            )
+        return self.packed() if stepped else None, None
+
+    def _lacking(self, roster: Roster) -> str:
+        least, there = self.experiment.cohort.min_replies, len(roster.clients("train"))
+        return "" if there >= least else f"{there} are connected, cohort.min_replies is {least}"
+
+    def _expected(self) -> Expected:
+        settings, longest = self.experiment.cohort, self.state.tally.longest
+        asked = (self.weight_column, self.experiment.wire, settings.outlier, longest)
+        return Expected(self.state.params, *asked, senders(self._sent))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -89,7 +125,8 @@ class MetaStrategy(Strategy):
         if not self._due(server_round):
             return []
         round = self._first + server_round
-        return evaluation_messages(self._val_asked, arrays, self._yaml, round)
+        self._scoring = score(self.attendance.now(), self._val, arrays, self.experiment, round)
+        return self._scoring.messages
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -97,7 +134,7 @@ class MetaStrategy(Strategy):
         """Keep the report, and the params if no earlier ones did better."""
         if not self._due(server_round):
             return None
-        report = collect(replies, self._val_asked, self.experiment)
+        report = collect(replies, self._scoring, self.experiment)
         if report.scores.clients:
             self.report = report
             self._remember_best(report)
@@ -151,18 +188,3 @@ def _means(checked: Checked) -> dict[str, float]:
     shared = set.intersection(*(set(column) for column in columns)) if columns else set()
     names = sorted(shared - {"examples"})
     return {name: float(torch.cat([column[name] for column in columns]).mean()) for name in names}
-
-
-def _count(tally: Tally, checked: Checked, idle: bool, seconds: float) -> Tally:
-    dropped, reasons = dict(tally.dropped), dict(tally.reasons)
-    for client, reason in checked.dropped.items():
-        dropped[str(client)] = dropped.get(str(client), 0) + 1
-        if len(reasons) < NAMED or str(client) in reasons:
-            reasons[str(client)] = reason
-    return Tally(
-        tally.seconds + seconds,
-        tally.client_rounds + checked.clients,
-        dropped,
-        reasons,
-        tally.idle_rounds + idle,
-    )

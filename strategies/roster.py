@@ -1,9 +1,11 @@
-"""Who hosts which clients: every node is asked once, before the first round."""
+"""Who hosts which clients, and who is connected: every node is asked once, when it first appears."""
 
 import logging
+import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType
@@ -12,12 +14,16 @@ from flwr.serverapp import Grid
 from fedmeta import __version__
 from fedmeta.data.federation import MOST_CLIENTS, SPLITS, Clients, Split
 from fedmeta.errors import FedmetaError
-from fedmeta.wire import Work, pack_work
+from fedmeta.wire import Work, pack_work, short
 
 LIMIT = len(SPLITS) * MOST_CLIENTS
+ASKED, POLLED = 300.0, 1.0
+"""Seconds that a node may take to say what it hosts; seconds between two looks at who is connected."""
+NAMED = 20
+"""Nodes that come, go or refuse which the log names, each time."""
 _log = logging.getLogger(__name__)
-Spans = tuple[range, ...]
-"""Hosted ids of train, val and test."""
+Spans = tuple[tuple[range, ...], ...]
+"""Hosted ids of train, val and test, in runs."""
 
 
 @dataclass(frozen=True)
@@ -29,59 +35,136 @@ class Roster:
 
     def clients(self, split: Split) -> Clients:
         """All hosted clients of a split in ascending order."""
-        index = SPLITS.index(split)
-        spans = {host[index] for host in self.hosts.values()}
-        return np.unique(np.concatenate([np.arange(span.start, span.stop) for span in spans]))
+        return self._clients[SPLITS.index(split)]
+
+    @cached_property
+    def _clients(self) -> list[Clients]:
+        each = [
+            {run for host in self.hosts.values() for run in host[i]} for i in range(len(SPLITS))
+        ]
+        none = np.empty(0, dtype=np.int64)
+        return [
+            np.unique(np.concatenate([none, *(np.arange(r.start, r.stop) for r in runs)]))
+            for runs in each
+        ]
 
     def assign(self, clients: Clients) -> dict[int, list[int]]:
-        """Clients by node: those of several hosts are shared out in equal consecutive blocks."""
+        """Clients by node: those of several hosts are shared out in equal consecutive blocks.
+
+        A client that nobody hosts is left out.
+        """
         twins: dict[Spans, list[int]] = defaultdict(list)
         for node, spans in sorted(self.hosts.items()):
             twins[spans].append(node)
         assigned: dict[int, list[int]] = {}
         left = set(clients.tolist())
         for spans, nodes in twins.items():
-            hosted = [c for c in left if any(c in span for span in spans)]
+            hosted = [c for c in left if any(c in run for runs in spans for run in runs)]
             left -= set(hosted)  # a client of two different hosts works for the first
             blocks = np.array_split(np.array(sorted(hosted), dtype=np.int64), len(nodes))
             assigned |= {node: b.tolist() for node, b in zip(nodes, blocks, strict=True) if len(b)}
         return assigned
 
 
-def take_roster(grid: Grid, experiment: str, timeout: float) -> Roster:
-    """Ask every node what it hosts; a node of another fedmeta version stops the run."""
-    content = pack_work(ArrayRecord(), Work(experiment, 0, []))
-    messages = [Message(content, node, MessageType.QUERY) for node in grid.get_node_ids()]
-    if not messages:
-        raise FedmetaError("no node is connected")
-    replies = list(grid.send_and_receive(messages, timeout=timeout))
-    hosts = {reply.metadata.src_node_id: _spans(reply) for reply in replies}
-    if not hosts:
-        raise FedmetaError(f"no node answered within {timeout:g} s, of {len(messages)} asked")
-    for message in messages:
-        if (node := message.metadata.dst_node_id) not in hosts:
-            _log.warning("node %d did not answer and takes no part", node)
-    return Roster(hosts)
+def senders(sent: Iterable[Message]) -> dict[str, int]:
+    """Node by the id of what it was sent, once that is on its way.
+
+    When a node is gone, it is the SuperLink that answers for it, under its own number.
+    """
+    return {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+
+
+def sender(reply: Message, nodes: Mapping[str, int]) -> int:
+    """Whose reply it is, given ``senders``."""
+    return nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+
+
+class Attendance:
+    """Who is there. A node that went away and came back is asked again: it may host other clients."""
+
+    def __init__(self, grid: Grid, experiment: str, timeout: float) -> None:
+        self._grid, self._experiment, self._timeout = grid, experiment, min(timeout, ASKED)
+        self._known: dict[int, Spans] = {}
+        self._current = Roster({})
+        self.everyone = Roster({})
+        """All that ever took part, connected or not."""
+        self.refused: dict[int, str] = {}
+        """Why nodes take no part."""
+
+    def now(self) -> Roster:
+        """Those that are connected and take part."""
+        present = set(self._grid.get_node_ids())
+        gone = (self._known.keys() | self.refused.keys()) - present
+        for node in sorted(gone)[:NAMED]:
+            _log.warning("node %d is not connected any more", node)
+        for node in gone:
+            self._known.pop(node, None)
+            self.refused.pop(node, None)
+        if new := sorted(present - self._known.keys() - self.refused.keys()):
+            self._ask(new)
+        if self._known != self._current.hosts:
+            self._current = Roster(dict(self._known))
+            self.everyone = Roster({**self.everyone.hosts, **self._known})
+        return self._current
+
+    def wait(self, lacking: Callable[[Roster], str], seconds: float) -> Roster:
+        """Those that are connected, as soon as nothing is ``lacking`` or the time is up."""
+        deadline, told = time.monotonic() + seconds, ""
+        while (reason := lacking(roster := self.now())) and time.monotonic() < deadline:
+            if reason != told:
+                _log.warning("waiting up to %g s for more clients: %s", seconds, reason)
+                told = reason
+            time.sleep(POLLED)
+        return roster
+
+    def _ask(self, nodes: Sequence[int]) -> None:
+        content = pack_work(ArrayRecord(), Work(self._experiment, 0, []))
+        query = MessageType.QUERY
+        messages = [Message(content, node, query, ttl=self._timeout) for node in nodes]
+        silent = set(nodes)
+        replies = self._grid.send_and_receive(messages, timeout=self._timeout)
+        sent = senders(messages)
+        for reply in replies:
+            silent.discard(node := sender(reply, sent))
+            try:
+                self._known[node] = _spans(reply)
+            except FedmetaError as e:
+                self.refused[node] = short(e)
+        self.refused |= dict.fromkeys(silent, f"no answer within {self._timeout:g} s")
+        for node in sorted(self.refused.keys() & set(nodes))[:NAMED]:
+            _log.warning("node %d takes no part: %s", node, self.refused[node])
+
+
+def check_somebody(attendance: Attendance) -> None:
+    """Refuse a federation that nobody takes part in. Raises FedmetaError."""
+    if attendance.everyone.hosts:
+        return
+    for node, reason in attendance.refused.items():
+        raise FedmetaError(f"node {node} cannot take part: {reason}")
+    raise FedmetaError("no node is connected")
 
 
 def _spans(reply: Message) -> Spans:
-    node = reply.metadata.src_node_id
     if reply.has_error():
-        raise FedmetaError(f"node {node} cannot take part: {reply.error.reason}")
+        raise FedmetaError(reply.error.reason or "it failed and gave no reason")
     try:
         record = reply.content.config_records["node"]
-        spans = tuple(range(*_pair(record[split])) for split in SPLITS)
+        spans = tuple(_runs(record[split]) for split in SPLITS)
     except (KeyError, TypeError, ValueError) as e:
-        raise FedmetaError(f"node {node} gave no roster ({type(e).__name__}: {e})") from e
+        raise FedmetaError(f"it gave no roster ({type(e).__name__}: {e})") from e
     if record["version"] != __version__:
         raise FedmetaError(
-            f"node {node} runs fedmeta {record['version']!s}, the server {__version__}: "
-            "install the same version"
+            f"it runs fedmeta {record['version']!s}, the server {__version__}: install the same version"
         )
+    if not any(spans):
+        raise FedmetaError("it hosts no client")
     return spans
 
 
-def _pair(value: object) -> Sequence[int]:
-    if not isinstance(value, list) or len(value) != 2 or not 0 <= value[0] <= value[1] <= LIMIT:
-        raise ValueError(f"expected [start, stop], got {value!r}")
-    return value
+def _runs(edges: object) -> tuple[range, ...]:
+    if not isinstance(edges, list) or len(edges) % 2:
+        raise ValueError(f"expected [start, stop, ...], got {edges!r}")
+    runs = tuple(range(*pair) for pair in zip(edges[::2], edges[1::2], strict=True))
+    if not all(0 <= run.start < run.stop <= LIMIT for run in runs):
+        raise ValueError(f"expected ids of 0 to {LIMIT} as [start, stop, ...], got {edges!r}")
+    return runs

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,6 +15,7 @@ from flwr.serverapp import Grid
 
 from fedmeta.adapters import own
 from fedmeta.checkpoint import write_atomically, write_checkpoint
+from fedmeta.compression import shrink
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients, Split
 from fedmeta.errors import ConfigError, FedmetaError
@@ -22,14 +24,11 @@ from fedmeta.run_folder import write_json, write_lines
 from fedmeta.tracking.recorder import Recorders, Row, Run
 from fedmeta.types import Params
 from fedmeta.wire import pack_params
-from strategies.evaluation import Report, collect, evaluation_messages
+from strategies.evaluation import Report, collect, score
 from strategies.meta_strategy import MetaStrategy
-from strategies.roster import Roster, take_roster
+from strategies.roster import Attendance, Roster, check_somebody
 from strategies.sampling import sample
 from strategies.state import CONFIG, PARAMS, ServerState, load_state, save_state, selected
-
-TIMEOUT = 3600.0
-"""Seconds that a round may take before the clients that are not back are dropped."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +41,36 @@ class Federated:
 
 
 def federate(
-    experiment: Experiment, grid: Grid, folder: Path, recorders: Recorders, resume: bool = False
+    experiment: Experiment,
+    grid: Grid,
+    folder: Path,
+    recorders: Recorders,
+    resume: bool = False,
+    wait: float = 0.0,
 ) -> Federated:
-    """Train over the grid, checkpoint every round, and score the test clients once at the end."""
+    """Train over the grid, checkpoint every round, and score the test clients once at the end.
+
+    ``wait``: seconds in which as many clients must connect as the experiment asks for.
+    """
     logging.getLogger("flwr").setLevel(logging.WARNING)  # it prints several lines a round
     torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
-    roster = take_roster(grid, experiment.to_yaml(), TIMEOUT)
-    _check_counts(experiment, roster)
+    _check_seen(experiment)
+    attendance = Attendance(grid, experiment.to_yaml(), experiment.cohort.timeout)
+    roster = attendance.wait(partial(_lacking, experiment), wait)
+    check_somebody(attendance)
+    if lacking := _lacking(experiment, roster):
+        raise ConfigError(lacking)
     state = load_state(folder, experiment) if resume else first_state(experiment)
-    strategy = MetaStrategy(experiment, roster, state)
+    strategy = MetaStrategy(experiment, attendance, state)
     write_atomically(folder / CONFIG, experiment.to_yaml().encode())
     recorders.start(Run(experiment, folder, state.round))
     summary: Row | None = None
     try:
         strategy.start(
             grid,
-            pack_params(state.params),
+            strategy.packed(),
             num_rounds=experiment.rounds - state.round,
-            timeout=TIMEOUT,
+            timeout=experiment.cohort.timeout,
             evaluate_fn=_after_round(strategy, grid, folder, recorders),
         )
         params, summary = _conclude(strategy, grid, folder, recorders)
@@ -78,49 +89,62 @@ def first_state(experiment: Experiment) -> ServerState:
 
 
 def evaluate(
-    experiment: Experiment, grid: Grid, roster: Roster, params: Params, split: Split, round: int
+    experiment: Experiment,
+    grid: Grid,
+    attendance: Attendance,
+    params: Params,
+    split: Split,
+    round: int,
 ) -> Report:
     """Score all clients of a split, or the validation clients of the experiment."""
-    clients = roster.clients(split)
+    clients = attendance.everyone.clients(split)
     if split == "val":
         clients = clients[: experiment.evaluation.clients]
-    return _score(experiment, grid, roster, params, clients, split, round)
+    return _score(experiment, grid, attendance, params, clients, split, round)
 
 
-def evaluate_seen(experiment: Experiment, grid: Grid, roster: Roster, state: ServerState) -> Report:
-    """Score the training clients that took part last, with the last params and what they kept."""
-    train, wanted = roster.clients("train"), experiment.evaluation.seen
+def evaluate_seen(
+    experiment: Experiment, grid: Grid, attendance: Attendance, state: ServerState
+) -> Report:
+    """Score the training clients that took part last, with the last params and what they kept.
+
+    Who took part is what the sampling of earlier rounds says of all clients that there ever were.
+    """
+    train, wanted = attendance.everyone.clients("train"), experiment.evaluation.seen
     seen: list[int] = []
     for round in range(state.round, 0, -1):
-        chosen = sample(train, experiment.cohort.clients, experiment.seed, round).tolist()
+        count = min(experiment.cohort.clients, len(train))
+        chosen = sample(train, count, experiment.seed, round).tolist()
         seen += [client for client in chosen if client not in seen]
         if len(seen) >= wanted:
             break
     clients = np.sort(np.array(seen[:wanted], dtype=np.int64))
-    return _score(experiment, grid, roster, state.params, clients, "train", state.round, state.run)
+    params, round, run = state.params, state.round, state.run
+    return _score(experiment, grid, attendance, params, clients, "train", round, run)
 
 
 def _score(
     experiment: Experiment,
     grid: Grid,
-    roster: Roster,
+    attendance: Attendance,
     params: Params,
     clients: Clients,
     split: Split,
     round: int,
     run: str = "",
 ) -> Report:
-    asked = roster.assign(clients)
-    messages = evaluation_messages(asked, pack_params(params), experiment.to_yaml(), round, run)
-    replies = list(grid.send_and_receive(messages, timeout=TIMEOUT))
-    report = collect(replies, asked, experiment)
+    packed = pack_params(shrink(params, experiment.wire.params))
+    scoring = score(attendance.now(), clients, packed, experiment, round, run)
+    replies = grid.send_and_receive(scoring.messages, timeout=experiment.cohort.timeout)
+    report = collect(replies, scoring, experiment)
     if not report.scores.clients:
         reason = next(iter(report.scores.failures.values()), "there are none")
         raise FedmetaError(f"no {split} client could be scored: {reason}")
     return report
 
 
-def _check_counts(experiment: Experiment, roster: Roster) -> None:
+def _lacking(experiment: Experiment, roster: Roster) -> str:
+    """What the experiment asks for and the connected clients are too few for, if anything."""
     wishes: list[tuple[Split, str, int]] = [
         ("train", "cohort.clients", experiment.cohort.clients),
         ("train", "evaluation.seen", experiment.evaluation.seen),
@@ -128,7 +152,11 @@ def _check_counts(experiment: Experiment, roster: Roster) -> None:
     ]
     for split, key, wanted in wishes:
         if wanted > (have := len(roster.clients(split))):
-            raise ConfigError(f"{key} must be at most the {have} {split} clients, got {wanted}")
+            return f"{key} must be at most the {have} {split} clients, got {wanted}"
+    return "" if len(roster.clients("test")) else "there is no test client"
+
+
+def _check_seen(experiment: Experiment) -> None:
     if experiment.evaluation.seen and not experiment.sections["data"].get("held_out"):
         raise ConfigError(
             "evaluation.seen needs examples that training never drew: data.held_out must be 1 or "
@@ -150,7 +178,9 @@ def _after_round(
         if server_round == 0 and state.round > 0:
             return  # resumed: this round was recorded before
         if server_round == 0:
-            strategy.report = evaluate(experiment, grid, strategy.roster, state.params, "val", 0)
+            strategy.report = evaluate(
+                experiment, grid, strategy.attendance, state.params, "val", 0
+            )
         if server_round > 0:
             recorders.record({"round": state.round, "split": "train"} | strategy.train_row)
         if strategy.report is not None:
@@ -167,7 +197,7 @@ def _conclude(
     """Choose the params on the validation clients, score the test clients, write the results."""
     experiment, state = strategy.experiment, strategy.state
     chosen, params = selected(state, experiment)
-    report = evaluate(experiment, grid, strategy.roster, params, "test", state.round)
+    report = evaluate(experiment, grid, strategy.attendance, params, "test", state.round)
     recorders.record({"round": state.round, "split": "test"} | report.row())
     write_lines(folder / "clients.jsonl", client_rows(report))
     _, private = first_params(experiment)
@@ -186,11 +216,14 @@ def _conclude(
             for client, count in tally.dropped.items()
         },
         "idle_rounds": tally.idle_rounds,
+        "zero_deltas": tally.zero_deltas,
+        "refused_nodes": {str(n): reason for n, reason in strategy.attendance.refused.items()},
+        "bytes": {"down": int(tally.bytes_down), "up": int(tally.bytes_up)},
         "test": report.row(),
     }
     write_json(folder / "summary.json", summary)
     if experiment.evaluation.seen:
-        seen = evaluate_seen(experiment, grid, strategy.roster, state)
+        seen = evaluate_seen(experiment, grid, strategy.attendance, state)
         recorders.record({"round": state.round, "split": "seen"} | seen.row())
         summary["seen"] = seen.row()
         write_json(folder / "summary.json", summary)

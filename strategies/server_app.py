@@ -1,13 +1,14 @@
 """The Flower ServerApp: ``flwr run . --run-config 'config="configs/quickstart.yaml"'``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from rich.console import Console as RichConsole
 
-from fedmeta.errors import ConfigError
+from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.logs import log_to
 from fedmeta.run_folder import taken_back
 from fedmeta.tracking import build_recorders
@@ -23,7 +24,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation that the run config names: ``config``, ``overrides``, ``run-dir``, ``resume``."""
-    settings = {key: str(value) for key, value in context.run_config.items()}
+    try:
+        _run(grid, {key: str(value) for key, value in context.run_config.items()})
+    except FedmetaError:
+        sys.tracebacklimit = (
+            0  # the message is for a person, who sees what Flower logs of the error
+        )
+        raise
+
+
+def _run(grid: Grid, settings: Mapping[str, str]) -> None:
     config, overrides = bundled(settings["config"]), settings["overrides"].split()
     if settings["resume"]:
         experiment, folder = open_old(Path(settings["resume"]), config, overrides)
@@ -34,7 +44,8 @@ def main(grid: Grid, context: Context) -> None:
     log_to(folder, console)
     with taken_back(folder, folder / CHECKPOINT):
         recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
-        federate(experiment, grid, folder, recorders, resume=bool(settings["resume"]))
+        wait, resume = experiment.cohort.wait, bool(settings["resume"])
+        federate(experiment, grid, folder, recorders, resume, wait)
     console.print(f"run folder: {folder.resolve()}", soft_wrap=True)
 
 

@@ -14,26 +14,11 @@ from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
 from strategies.optimizers import State
+from strategies.tally import Tally
 
 CONFIG, CHECKPOINT, STATES = "config.yaml", "checkpoint/state.safetensors", "clients"
 PARAMS = "params.safetensors"
 """The params that the test clients saw."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What is counted over the run."""
-
-    seconds: float = 0.0
-    """Wall time of the rounds, evaluations included."""
-    client_rounds: int = 0
-    """Clients trained, summed over rounds."""
-    dropped: dict[str, int] = field(default_factory=dict)
-    """Dropped replies by client id."""
-    reasons: dict[str, str] = field(default_factory=dict)
-    """Why each client was last dropped."""
-    idle_rounds: int = 0
-    """Rounds that kept the old params for want of good replies."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +71,10 @@ def fingerprint(experiment: Experiment, seed: bool = True) -> str:
     parts = ("data", "model", "learner", "strategy", "cohort")
     chosen: dict[str, Any] = {key: _chosen(getattr(experiment, key)) for key in parts}
     names = {key: experiment.sections[key].get("name") for key in parts}
+    for key in ("timeout", "wait"):
+        chosen["cohort"].pop(key, None)
+    if wire := _chosen(experiment.wire):
+        chosen["wire"] = wire
     chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("root", "evaluation")}
     chosen |= {"names": names, "start": experiment.start, "dtype": experiment.engine.dtype}
     chosen["seed"] = experiment.seed if seed else None

@@ -2,14 +2,40 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from statistics import median_low
 
+import torch
 from flwr.app import Message
+from torch import Tensor
 
-from fedmeta.errors import FedmetaError
-from fedmeta.replies import Replies, drop_unusable
+from fedmeta.compression import expand
+from fedmeta.params import select
+from fedmeta.replies import Replies, column, drop_unusable
+from fedmeta.settings import WireSettings
 from fedmeta.types import Params
-from fedmeta.wire import unpack_replies
+from fedmeta.wire import size, unpack_replies
+from strategies.roster import sender
+
+MAJORITY = 3
+"""Deltas of a round of which one can be unlike the others."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a reply is held against."""
+
+    params: Params
+    """Names, shapes and dtypes of a delta."""
+    weight_column: str = ""
+    """Column that a node's one sum is weighted with; empty where there is one delta a client."""
+    wire: WireSettings = field(default_factory=WireSettings)
+    outlier: float = 0.0
+    """How many times as long as others a delta may be; 0: as long as it likes."""
+    longest: float = 0.0
+    """The longest delta that was averaged in earlier rounds."""
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """Node by the id of the message that it was sent."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +44,12 @@ class Checked:
 
     replies: list[Replies]
     dropped: dict[int, str]
+    longest: float = 0.0
+    """The longest delta that was averaged, in this round or before."""
+    still: tuple[int, ...] = ()
+    """Clients whose delta is zero: it counts, but it may be that something is broken there."""
+    bytes_up: float = 0.0
+    """Of the replies, as if every client were a node of its own: the mean."""
 
     @property
     def clients(self) -> int:
@@ -26,60 +58,68 @@ class Checked:
 
 
 def check(
-    messages: Iterable[Message],
-    asked: Mapping[int, list[int]],
-    params: Params,
-    round: int,
-    summed: bool,
+    messages: Iterable[Message], asked: Mapping[int, list[int]], expected: Expected
 ) -> Checked:
-    """Sort the replies of a round. Raises FedmetaError where several clients all failed alike."""
+    """Sort the replies of a round."""
     replies: list[Replies] = []
     dropped: dict[int, str] = {}
+    sizes: list[float] = []
     silent = dict(asked)
     for message in messages:
-        clients = silent.pop(message.metadata.src_node_id, [])
-        read = _read(message)
+        clients = silent.pop(sender(message, expected.nodes), [])
+        read = _read(message, expected)
         if isinstance(read, str):
             dropped |= dict.fromkeys(clients, read)
             continue
-        if reason := _broken(read, clients, params, summed):
+        if reason := _broken(read, clients, expected):
             dropped |= dict.fromkeys(clients, reason)
             continue
+        sizes += [size(message.content) / (1 if read.summed else max(1, len(read.clients)))]
         reply = drop_unusable(read)
         dropped |= reply.failures
         if reply.clients:
             replies.append(reply)
     for clients in silent.values():
         dropped |= dict.fromkeys(clients, "no reply in time")
-    _stop_if_all_failed_alike(dropped, sum(map(len, asked.values())), round)
-    return Checked(sorted(replies, key=lambda reply: reply.clients[0]), dropped)
+    replies.sort(key=lambda reply: reply.clients[0])
+    checked = _without_outliers(replies, dropped, expected)
+    return replace(checked, bytes_up=sum(sizes) / max(1, len(sizes)))
 
 
-def _read(message: Message) -> Replies | str:
+def failed_alike(checked: Checked, asked: Mapping[int, list[int]]) -> str | None:
+    """The one reason for which all of several clients failed, if it is one."""
+    dropped = checked.dropped
+    kinds = {re.sub(r"\d+", "#", reason) for reason in dropped.values()}
+    alike = len(dropped) == sum(map(len, asked.values())) > 1 and len(kinds) == 1
+    return next(iter(dropped.values())) if alike else None
+
+
+def _read(message: Message, expected: Expected) -> Replies | str:
     """The reply, or why there is none."""
     if message.has_error():
         return message.error.reason or "the node failed and gave no reason"
     try:
-        return unpack_replies(message.content)
+        return expand(unpack_replies(message.content), expected.wire, expected.params)
     except Exception as e:  # bytes from outside can fail to decode in any way
         return f"the reply cannot be read ({type(e).__name__}: {e})"
 
 
-def _broken(reply: Replies, asked: list[int], params: Params, summed: bool) -> str | None:
+def _broken(reply: Replies, asked: list[int], expected: Expected) -> str | None:
     """What makes a whole reply unusable, or nothing."""
     answered = [*reply.clients, *reply.failures]
     if not all(type(client) is int for client in answered) or sorted(answered) != sorted(asked):
         return "the reply is not for the clients that were asked"
-    if reply.summed != summed:
+    if reply.summed != bool(expected.weight_column):
         return "the reply has one sum" if reply.summed else "the reply has one delta a client"
     if not reply.clients:
         return None
     if any(values.shape != (len(reply.clients),) for values in reply.columns.values()):
         return "the reply's columns have a different number of clients"
-    if "examples" not in reply.columns:
-        return "the reply does not say how many examples its clients have"
+    for name in {"examples", expected.weight_column} - {"", "one"}:
+        if name not in reply.columns:
+            return f"the reply does not say {name} of its clients"
     leading = () if reply.summed else (len(reply.clients),)
-    return _misfit(reply.deltas, params, leading)
+    return _misfit(reply.deltas, expected.params, leading)
 
 
 def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:
@@ -88,17 +128,60 @@ def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | N
         extra = sorted(deltas.keys() - params.keys())
         return f"the delta's keys are wrong: missing {missing}, unknown {extra}"
     for name, param in params.items():
-        expected, got = (*leading, *param.shape), tuple(deltas[name].shape)
-        if got != expected:
-            return f"the delta of {name} has shape {got}, expected {expected}"
+        wanted, got = (*leading, *param.shape), tuple(deltas[name].shape)
+        if got != wanted:
+            return f"the delta of {name} has shape {got}, expected {wanted}"
         if deltas[name].dtype != param.dtype:
             return f"the delta of {name} is {deltas[name].dtype}, expected {param.dtype}"
     return None
 
 
-def _stop_if_all_failed_alike(dropped: Mapping[int, str], asked: int, round: int) -> None:
-    """One bad client is bad luck; all of them with one reason is a bug, or training diverged."""
-    kinds = {re.sub(r"\d+", "#", reason) for reason in dropped.values()}
-    if len(dropped) == asked > 1 and len(kinds) == 1:
-        reason = next(iter(dropped.values()))
-        raise FedmetaError(f"round {round}: all {asked} clients failed alike: {reason}")
+def _without_outliers(
+    replies: list[Replies], dropped: dict[int, str], expected: Expected
+) -> Checked:
+    """Drop deltas of absurd length. This finds what is broken, not who means harm.
+
+    Lengths differ by what data clients have and how far training is, so nothing is compared with a
+    number that somebody would have to choose: only with others, now and before.
+    """
+    lengths = [_lengths(reply, expected.weight_column) for reply in replies]
+    moving = sorted(length for each in lengths for length in each.tolist() if length > 0)
+    usual = median_low(moving) if len(moving) >= MAJORITY else 0.0
+    bound = expected.outlier * max(usual, expected.longest) or float("inf")
+    kept: list[Replies] = []
+    still: list[int] = []
+    for reply, each in zip(replies, lengths, strict=True):
+        good = (each <= bound).expand(len(reply.clients))
+        often = float(each.max()) / bound * expected.outlier
+        reason = f"its delta is {often:.2g} times as long as others, at most {expected.outlier:g}"
+        pairs = list(zip(reply.clients, good.tolist(), strict=True))
+        dropped = dropped | {client: reason for client, ok in pairs if not ok}
+        if good.any():
+            kept.append(reply if good.all() else _some(reply, good))
+        if len(each) == len(reply.clients):
+            still += [
+                c for c, length in zip(reply.clients, each.tolist(), strict=True) if not length
+            ]
+    longest = max([expected.longest, *(length for length in moving if length <= bound)])
+    return Checked(kept, dropped, longest, tuple(still))
+
+
+def _lengths(reply: Replies, weight_column: str) -> Tensor:
+    """Euclidean length of every delta, ``[clients]``; of a sum, that of its mean, ``[1]``."""
+    rows = 1 if reply.summed else len(reply.clients)
+    deltas = [value.double().reshape(rows, -1) for value in reply.deltas.values()]
+    squares = [delta.square().sum(dim=1) for delta in deltas]
+    lengths = torch.stack(squares).sum(dim=0).sqrt()
+    if not reply.summed:
+        return lengths
+    return lengths / column(reply, weight_column).sum()
+
+
+def _some(reply: Replies, good: Tensor) -> Replies:
+    clients = [client for client, ok in zip(reply.clients, good.tolist(), strict=True) if ok]
+    return replace(
+        reply,
+        clients=clients,
+        deltas=select(reply.deltas, good),
+        columns=select(reply.columns, good),
+    )

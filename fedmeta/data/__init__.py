@@ -2,6 +2,12 @@
 
 from fedmeta.data.federation import Dataset
 from fedmeta.data.omniglot import Omniglot
+from fedmeta.data.own import OwnClasses, OwnValues
 from fedmeta.data.sinusoid import Sinusoid
 
-DATASETS: dict[str, type[Dataset]] = {"omniglot": Omniglot, "sinusoid": Sinusoid}
+DATASETS: dict[str, type[Dataset]] = {
+    "omniglot": Omniglot,
+    "own_classes": OwnClasses,
+    "own_values": OwnValues,
+    "sinusoid": Sinusoid,
+}

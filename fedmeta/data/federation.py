@@ -1,7 +1,8 @@
 """A federation: who the clients are, and how an episode is drawn from each one's private shard."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from fedmeta.errors import ConfigError
 from fedmeta.objective import Kind
 from fedmeta.seeding import Part
 from fedmeta.types import Episode
+
+if TYPE_CHECKING:
+    from fedmeta.data.shard import Shard
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -46,20 +50,11 @@ class Changes:
     queries: int | None = None
 
 
-@dataclass(frozen=True)
-class ClassChanges(Changes):
-    """The same for classification."""
-
-    ways: int | None = None
-    characters: int | None = None
-    """Characters in the shards of validation and test clients."""
-
-
 class Federation(Protocol):
     """Lazy: a registered client costs nothing until it is sampled. Client ids are stable integers."""
 
-    def clients(self, split: Split) -> range:
-        """The ids of a split's clients. The splits are disjoint."""
+    def clients(self, split: Split) -> Sequence[int]:
+        """The ids of a split's clients in ascending order. The splits are disjoint."""
 
     def examples(self, clients: Clients) -> Clients:
         """The size of each client's shard, ``[clients]``."""
@@ -79,6 +74,9 @@ class Federation(Protocol):
         what a client draws does not depend on who else is drawn. Raises DataError where a shard is too
         small.
         """
+
+    def take(self, client: int, dataset: str) -> "Shard":
+        """All that a client holds, for a file."""
 
 
 class Dataset(Protocol):
@@ -102,6 +100,14 @@ class Dataset(Protocol):
 
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> Federation:
         """The federation, with its data resident on the device."""
+
+    def hold(
+        self, shards: "Sequence[Shard]", device: torch.device, dtype: torch.dtype
+    ) -> Federation:
+        """The federation of the clients whose shards are here. Raises DataError where they do not fit.
+
+        Their episodes are those that the whole federation would draw.
+        """
 
 
 def consecutive(counts: ClientCounts) -> dict[Split, range]:

@@ -5,15 +5,23 @@ from typing import Literal
 
 import torch
 
-from fedmeta.data.federation import PURPOSES, ClassChanges, ClientCounts, Purpose
+from fedmeta.data.classes import ClassChanges, ClassEpisodes
+from fedmeta.data.federation import PURPOSES, ClientCounts, Purpose
 from fedmeta.data.omniglot_federation import OmniglotFederation
 from fedmeta.data.omniglot_files import SIZE, read_characters
 from fedmeta.errors import ConfigError
-from fedmeta.objective import Kind
 
 
 @dataclass(frozen=True)
-class Omniglot:
+class CharacterChanges(ClassChanges):
+    """What episodes of evaluation have in other numbers than those of training."""
+
+    characters: int | None = None
+    """Characters in the shards of validation and test clients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Omniglot(ClassEpisodes):
     """Handwritten characters of 50 alphabets (Lake et al. 2015), N-way K-shot, 28x28.
 
     ``pooled``: a client's shard is a few random characters of its split, each as it is or turned by
@@ -23,12 +31,6 @@ class Omniglot:
     """
 
     federation: Literal["pooled", "alphabet"]
-    ways: int
-    """Classes per episode (N)."""
-    shots: int
-    """Support drawings per class (K)."""
-    queries: int
-    """Query drawings per class."""
     split: Literal["vinyals", "maml"] = "vinyals"
     """Characters of ``pooled`` for train/val/test: 1028/172/423 of Vinyals et al. 2016 by alphabet,
     or 1100/100/423 shuffled, as Finn et al. 2017 (their own shuffle is not reproducible; this is a
@@ -39,43 +41,20 @@ class Omniglot:
     """Characters in a shard of ``pooled``."""
     clients: ClientCounts | None = None
     """Registered clients of ``pooled``; ``alphabet`` has its 25, 5 and 20."""
-    labels: Literal["episode", "client"] = "episode"
-    """``episode``: classes are numbered anew in every draw. ``client``: a client's class keeps its
-    number, as private heads need it; a shard then has exactly ``ways`` characters."""
-    held_out: int = 0
-    """Drawings of each character of training clients that no training episode has; they are the
-    queries when clients that took part are scored (``evaluation.seen``)."""
-    evaluation: ClassChanges = field(default_factory=ClassChanges)
+    evaluation: CharacterChanges = field(default_factory=CharacterChanges)
     """Where episodes of evaluation have other numbers of classes or drawings."""
     root: str | None = None
     """Folder of local copies of the two zip files; else FEDMETA_DATA, else they are downloaded."""
 
     def __post_init__(self) -> None:
-        for where, purpose in PURPOSES:
-            ways, shots, queries = self.shape(purpose)
-            if ways < 2:
-                raise ConfigError(f"{where}.ways must be 2 or more, got {ways!r}")
-            if ways > self.ways:
-                raise ConfigError(
-                    f"{where}.ways must be at most data.ways {self.ways}, got {ways!r}"
-                )
-            for name, value in (("shots", shots), ("queries", queries)):
-                if value < 1:
-                    raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
+        super().__post_init__()
         for where, purpose in PURPOSES:
             if (held := self.shard_size(purpose)) < 1:
                 raise ConfigError(f"{where}.characters must be 1 or more, got {held!r}")
-        if self.held_out < 0:
-            raise ConfigError(f"data.held_out must be 0 or more, got {self.held_out!r}")
         if self.labels == "client" and (self.federation, self.characters) != ("pooled", self.ways):
             raise ConfigError(
                 "data.labels: client needs the pooled federation with as many characters as ways, "
                 f"got {self.federation} with {self.characters} and {self.ways}"
-            )
-        if self.labels == "client" and self.shape("evaluate")[0] != self.ways:
-            raise ConfigError(
-                f"data.evaluation.ways must be data.ways {self.ways} where classes keep their "
-                f"numbers, got {self.shape('evaluate')[0]}"
             )
         if self.federation == "alphabet" and self.evaluation.characters is not None:
             raise ConfigError(
@@ -85,15 +64,6 @@ class Omniglot:
             raise ConfigError("data.clients must be set for the pooled federation, got nothing")
         if self.federation == "alphabet" and self.clients is not None:
             raise ConfigError("data.clients must not be set for the alphabet federation: it has 50")
-
-    def shape(self, purpose: Purpose) -> tuple[int, int, int]:
-        """Ways, shots and queries of an episode."""
-        changes = self.evaluation if purpose == "evaluate" else ClassChanges()
-        return (
-            self.ways if changes.ways is None else changes.ways,
-            self.shots if changes.shots is None else changes.shots,
-            self.queries if changes.queries is None else changes.queries,
-        )
 
     def shard_size(self, purpose: Purpose) -> int:
         """Characters of a ``pooled`` client that trains, or of one that is evaluated."""
@@ -105,21 +75,6 @@ class Omniglot:
         """Grey images, [channels, height, width]."""
         return (1, SIZE, SIZE)
 
-    @property
-    def outputs(self) -> int:
-        """One logit per class of the episode."""
-        return self.ways
-
-    @property
-    def objective(self) -> Kind:
-        """Classification."""
-        return "cross_entropy"
-
-    @property
-    def lasting(self) -> bool:
-        """Whether classes keep their numbers."""
-        return self.labels == "client"
-
-    def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> "OmniglotFederation":
+    def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> OmniglotFederation:
         """The federation, with all images resident on the device as bytes."""
         return OmniglotFederation(self, read_characters(self.root), seed, device, dtype)

@@ -25,6 +25,10 @@ class Learner(ABC):
         """Episodes that one update consumes."""
         return 1
 
+    def steps(self, examples: int) -> int:
+        """Gradient steps of one update, where an episode has so many examples."""
+        return self.draws
+
     @property
     def annealed_until(self) -> float:
         """The part of the run after which ``progress`` makes no difference to ``update``."""

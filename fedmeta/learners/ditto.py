@@ -34,6 +34,10 @@ class Ditto(LocalSgd):
         not_negative(self, "lam")
         stable(self, "lr", "lam")
 
+    def steps(self, examples: int) -> int:
+        """Minibatches of the shared params and of the personal ones."""
+        return 2 * super().steps(examples)
+
     def init(self, loss: Objective, params: Params, generator: torch.Generator) -> Params:
         """The model's params and, equal to them, the personal ones."""
         return params | {MINE + name: w.clone() for name, w in params.items()}

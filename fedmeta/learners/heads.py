@@ -90,6 +90,10 @@ class FedRep(FedPer):
         super().__post_init__()
         at_least_one(self, "head_epochs")
 
+    def steps(self, examples: int) -> int:
+        """Minibatches of the head's epochs and of the body's."""
+        return self._batches(self.head_epochs, examples) + super().steps(examples)
+
     def fit(self, loss: Objective, params: Params, examples: Batch) -> Params:
         """All params after the head's epochs and then the body's."""
         params = self.train_part("head", loss, params, examples, self.head_epochs)

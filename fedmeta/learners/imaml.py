@@ -56,6 +56,11 @@ class Imaml(Learner):
         if self.inner == "gradient_descent":
             stable(self, "inner_lr", "lam")
 
+    def steps(self, examples: int) -> int:
+        """Inner steps, and one for each product with the Hessian."""
+        inner = self.inner_steps * (self.cg_steps if self.inner == "hessian_free" else 1)
+        return inner + self.cg_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

@@ -78,6 +78,10 @@ class Maml(Learner):
         """Episodes that one update consumes."""
         return self.episodes * self.local_steps
 
+    def steps(self, examples: int) -> int:
+        """Inner steps of all episodes."""
+        return self.draws * self.inner_steps
+
     @property
     def annealed_until(self) -> float:
         """When the gradients are second order and the last loss alone counts."""

@@ -54,6 +54,10 @@ class MinibatchProx(Learner):
         """One episode per local step."""
         return self.local_steps
 
+    def steps(self, examples: int) -> int:
+        """Inner steps of all episodes."""
+        return self.draws * self.inner_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

@@ -52,6 +52,10 @@ class Reptile(Learner):
         """Episodes that one update consumes."""
         return self.episodes * self.local_steps
 
+    def steps(self, examples: int) -> int:
+        """Inner steps of all episodes."""
+        return self.draws * self.inner_steps
+
     @property
     def _optimizer(self) -> InnerOptimizer:
         return (RmsAdam if self.inner_optimizer == "adam" else Sgd)(self.inner_lr)

@@ -38,6 +38,10 @@ class LocalSgd(Learner):
         positive(self, "lr")
         at_least_one(self, "epochs", "batch_size")
 
+    def steps(self, examples: int) -> int:
+        """Minibatches of all epochs."""
+        return self._batches(self.epochs, examples)
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:
@@ -56,11 +60,13 @@ class LocalSgd(Learner):
         self, loss: Loss, params: Params, examples: Batch, epochs: int | None = None
     ) -> Params:
         """The params after the epochs."""
-        total = (self.epochs if epochs is None else epochs) * len(examples.y)
-        steps = ceil(total / min(self.batch_size, len(examples.y)))
+        steps = self._batches(self.epochs if epochs is None else epochs, len(examples.y))
         return last(
             descend(loss, params, minibatches(examples, self.batch_size, steps), Sgd(self.lr))
         )
+
+    def _batches(self, epochs: int, examples: int) -> int:
+        return ceil(epochs * examples / min(self.batch_size, examples))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from flwr.app import Error, RecordDict
 
 from fedmeta.errors import FedmetaError
+from fedmeta.host import Host
 from fedmeta.node import answer
 
 
@@ -15,7 +16,7 @@ class LocalExecutor:
     nodes = 1
 
     def __init__(self, states: Path) -> None:
-        self._states = states
+        self._host = Host(states, trusted=True)
 
     def execute(
         self, message_type: str, work: Sequence[tuple[int, RecordDict]]
@@ -28,7 +29,7 @@ class LocalExecutor:
 
     def _answer(self, message_type: str, content: RecordDict) -> RecordDict | Error:
         try:
-            return answer(message_type, content, self._states, trusted=True)
+            return answer(message_type, content, self._host)
         except FedmetaError:
             raise
         except Exception as e:

@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, Error, RecordDict
 from ray.exceptions import RayError, RayTaskError
 
 from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.host import Host
 from fedmeta.settings import EngineSettings
 
 ATTEMPTS = 5
@@ -26,7 +27,7 @@ class Worker:
     """One node: answers messages with what it keeps resident."""
 
     def __init__(self, states: Path) -> None:
-        self._states = states
+        self._host = Host(states, trusted=True)
 
     def answer(
         self, message_type: str, params: ArrayRecord, rest: RecordDict
@@ -35,9 +36,7 @@ class Worker:
         from fedmeta.node import answer
 
         try:
-            return answer(
-                message_type, RecordDict({**rest, "params": params}), self._states, trusted=True
-            )
+            return answer(message_type, RecordDict({**rest, "params": params}), self._host)
         except FedmetaError:
             raise
         except Exception as e:

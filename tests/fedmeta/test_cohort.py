@@ -27,9 +27,9 @@ from fedmeta.stacks import Drawing, Stack
 from fedmeta.types import Episode, Params, Update
 
 CPU = torch.device("cpu")
-SINES = Sinusoid(4, 5, ClientCounts(train=90, val=5, test=5), examples=12).open(
-    0, CPU, torch.float64
-)
+SINES = Sinusoid(
+    shots=4, queries=5, clients=ClientCounts(train=90, val=5, test=5), examples=12
+).open(0, CPU, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def cohort(federation: Troubled | None = None, module: nn.Module | None = None) 
         private={},
         shapes={},
         rounds=10,
+        trainings=10,
         evaluations=1,
         transductive=True,
         device=CPU,

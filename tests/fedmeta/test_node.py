@@ -7,6 +7,7 @@ from flwr.app import ArrayRecord, RecordDict
 
 from fedmeta.config import parse
 from fedmeta.errors import ConfigError
+from fedmeta.host import Host
 from fedmeta.initial import first_params
 from fedmeta.node import answer
 from fedmeta.wire import Work, pack_params, pack_work, short, unpack_params, unpack_replies
@@ -18,7 +19,7 @@ def test_a_message_cannot_read_the_environment_of_a_node(
     monkeypatch.setenv("MY_SECRET", "hunter2")
     content = pack_work(ArrayRecord(), Work("name: ${oc.env:MY_SECRET}", 0, []))
     with pytest.raises(ConfigError) as refusal:
-        answer("query", content, tmp_path)
+        answer("query", content, Host(tmp_path))
     assert "hunter2" not in str(refusal.value)
 
 
@@ -49,13 +50,13 @@ def files(folder: Path) -> list[str]:
 def test_a_server_cannot_choose_where_a_node_writes(tmp_path: Path, run: str) -> None:
     (tmp_path / "states").mkdir()
     with pytest.raises(ConfigError, match="name of a run must be hexadecimal"):
-        answer("train", message(run, [1, 2]), tmp_path / "states")
+        answer("train", message(run, [1, 2]), Host(tmp_path / "states"))
     assert files(tmp_path) == []
 
 
 def test_a_node_keeps_a_state_for_each_client_under_the_name_of_the_run(tmp_path: Path) -> None:
     for run in ("0af3", "0af4"):
-        reply = unpack_replies(answer("train", message(run, [1, 2]), tmp_path / "states"))
+        reply = unpack_replies(answer("train", message(run, [1, 2]), Host(tmp_path / "states")))
         assert (reply.clients, reply.failures) == ([1, 2], {})
     assert files(tmp_path) == [
         f"states/{run}/{client}/1.safetensors" for run in ("0af3", "0af4") for client in (1, 2)
@@ -64,7 +65,7 @@ def test_a_node_keeps_a_state_for_each_client_under_the_name_of_the_run(tmp_path
 
 def test_clients_that_keep_nothing_leave_no_file(tmp_path: Path) -> None:
     config = FEDPER.replace("fedper", "sgd")
-    answer("train", message("0af3", [1, 2], config), tmp_path / "states")
+    answer("train", message("0af3", [1, 2], config), Host(tmp_path / "states"))
     assert files(tmp_path) == []
 
 
@@ -73,7 +74,7 @@ def test_a_client_that_is_no_number_leads_nowhere(tmp_path: Path) -> None:
     content = message("0af3", [1])
     content.config_records["work"]["clients"] = ["../../x"]
     with pytest.raises(ValueError, match="invalid literal for int"):
-        answer("train", content, tmp_path / "states")
+        answer("train", content, Host(tmp_path / "states"))
     assert files(tmp_path) == []
 
 
@@ -95,7 +96,7 @@ def test_work_that_no_server_would_send_is_refused(tmp_path: Path, change, reaso
     for key, value in change.items():
         content.config_records["work"][key] = value
     with pytest.raises(ValueError, match=reason):
-        answer("train", content, tmp_path / "states")
+        answer("train", content, Host(tmp_path / "states"))
     assert files(tmp_path) == []
 
 
@@ -106,7 +107,7 @@ def test_params_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     for wrong in ({}, sent | {"more": sent[name]}, sent | {name: sent[name][:1]}):
         content.array_records["params"] = pack_params(wrong)
         with pytest.raises(ValueError, match="the params do not fit the experiment: "):
-            answer("evaluate", content, tmp_path / "states")
+            answer("evaluate", content, Host(tmp_path / "states"))
 
 
 def test_an_escaped_interpolation_reads_no_environment(
@@ -116,5 +117,5 @@ def test_an_escaped_interpolation_reads_no_environment(
     content = message("0af3", [1])
     content.config_records["work"]["experiment"] += 'start: "\\x24{oc.env:MY_SECRET}"\n'
     with pytest.raises(ConfigError, match="must be resolved") as refusal:
-        answer("query", content, tmp_path)
+        answer("query", content, Host(tmp_path))
     assert "hunter2" not in str(refusal.value)

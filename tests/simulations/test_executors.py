@@ -21,7 +21,7 @@ from simulations.executors.ray import ATTEMPTS, RayExecutor, gpu_share
 from simulations.grid import CohortGrid
 from simulations.run import run
 from strategies.opening import open_old
-from strategies.roster import take_roster
+from strategies.roster import Attendance
 from strategies.state import load_state
 from tests.simulations.conftest import CONFIGS, SMALL, program, small
 
@@ -123,7 +123,9 @@ def test_a_worker_computes_with_as_many_threads_as_it_takes_cpus(
     settings = ("engine.executor=ray", "engine.workers=1", f"engine.threads={threads}")
     experiment = small(*settings)
     with closing(RayExecutor(experiment.engine, tmp_path)) as executor:
-        take_roster(CohortGrid(executor), experiment.to_yaml(), 60)  # the first message sets it
+        Attendance(
+            CohortGrid(executor), experiment.to_yaml(), 60
+        ).now()  # the first message sets it
         (worker,) = executor._workers
         found = worker.__ray_call__.remote(
             lambda self: (

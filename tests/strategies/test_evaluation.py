@@ -12,12 +12,19 @@ from flwr.app import ArrayRecord, Error, Message, RecordDict
 from fedmeta.config import Experiment, load
 from fedmeta.evaluation import Scores
 from fedmeta.wire import Work, pack_scores, unpack_work
-from strategies.evaluation import collect, evaluation_messages, interval, summarise, worst_decile
+from strategies.evaluation import (
+    Scoring,
+    collect,
+    interval,
+    score,
+    summarise,
+    worst_decile,
+)
 from strategies.roster import Roster
 from strategies.stock import STRATEGIES
 
 Reply = Callable[[int, RecordDict | Error], Message]
-NOBODY = range(0)
+NOBODY: tuple[range, ...] = ()
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -44,6 +51,10 @@ def scores(*clients: int) -> RecordDict:
     """Client c has the losses 2c and c, before and after one step."""
     losses = torch.tensor([[2.0 * c, 1.0 * c] for c in clients])
     return pack_scores(Scores(list(clients), {"loss": losses}))
+
+
+def under_way(asked: dict[int, list[int]], *absent: int) -> Scoring:
+    return Scoring([], asked, absent)
 
 
 @pytest.mark.parametrize("count", [2, 3, 30, 600])
@@ -91,7 +102,7 @@ def test_a_summary_of_classification_has_it_all() -> None:
 
 def test_answers_are_put_in_client_order(reply: Reply, regression: Experiment) -> None:
     messages = [reply(3, scores(2, 8)), reply(2, scores(5))]
-    report = collect(messages, {2: [5], 3: [2, 8]}, regression)
+    report = collect(messages, under_way({2: [5], 3: [2, 8]}), regression)
     assert report.scores.clients == [2, 5, 8]
     assert report.scores.curves["loss"].tolist() == [[4.0, 2.0], [10.0, 5.0], [16.0, 8.0]]
     assert report.missing == 0
@@ -101,19 +112,19 @@ def test_who_does_not_answer_is_counted_with_the_reason(
     reply: Reply, regression: Experiment
 ) -> None:
     messages = [reply(2, scores(1, 4)), reply(3, Error(code=2, reason="gone"))]
-    report = collect(messages, {2: [1, 4], 3: [5, 6], 4: [7]}, regression)
+    report = collect(messages, under_way({2: [1, 4], 3: [5, 6], 4: [7]}), regression)
     assert (report.scores.clients, report.missing) == ([1, 4], 3)
     assert report.scores.failures == {5: "gone", 6: "gone", 7: "no reply in time"}
 
 
 def test_no_answer_is_an_empty_report(regression: Experiment) -> None:
-    report = collect([], {2: [0, 1]}, regression)
+    report = collect([], under_way({2: [0, 1]}), regression)
     assert (report.scores.clients, report.missing) == ([], 2)
 
 
 def test_a_second_answer_of_a_node_counts_for_nothing(reply: Reply, regression: Experiment) -> None:
     messages = [reply(2, scores(5)), reply(2, scores(5))]
-    report = collect(messages, {2: [5]}, regression)
+    report = collect(messages, under_way({2: [5]}), regression)
     assert (report.scores.clients, report.missing) == ([5], 0)
 
 
@@ -138,7 +149,7 @@ def test_a_bad_answer_costs_only_its_own_clients(
     reply: Reply, regression: Experiment, bad: RecordDict
 ) -> None:
     messages = [reply(2, bad), reply(3, scores(2, 8))]
-    report = collect(messages, {2: [5], 3: [2, 8]}, regression)
+    report = collect(messages, under_way({2: [5], 3: [2, 8]}), regression)
     assert (report.scores.clients, report.missing) == ([2, 8], 1)
     assert report.scores.failures.keys() == {5}
 
@@ -152,13 +163,13 @@ def test_no_client_is_better_than_perfect(
         return pack_scores(Scores([client], curves))
 
     messages = [reply(2, answer(5, accuracy)), reply(3, answer(2, 1.0))]
-    report = collect(messages, {2: [5], 3: [2]}, classification)
+    report = collect(messages, under_way({2: [5], 3: [2]}), classification)
     assert report.scores.clients == [2]
     assert report.row()["after"]["accuracy"] == 1.0
 
 
 def test_a_row_has_before_after_and_the_curve_between(reply: Reply, regression: Experiment) -> None:
-    row = collect([reply(2, scores(1, 3))], {2: [1, 3], 3: [4]}, regression).row()
+    row = collect([reply(2, scores(1, 3))], under_way({2: [1, 3], 3: [4]}), regression).row()
     before = {"loss": (2 * 1 + 2 * 3) / 2, "loss_ci95": interval(float64([2.0, 6.0]))}
     after = {"loss": (1 + 3) / 2, "loss_ci95": interval(float64([1.0, 3.0]))}
     assert row == {
@@ -166,9 +177,18 @@ def test_a_row_has_before_after_and_the_curve_between(reply: Reply, regression: 
     }  # fmt: skip
 
 
-def test_every_node_is_asked_for_the_clients_it_hosts() -> None:
-    roster = Roster({node: (NOBODY, range(c, c + 2), NOBODY) for node, c in {2: 0, 3: 2}.items()})
-    messages = evaluation_messages(roster.assign(np.array([0, 1, 3])), ArrayRecord(), "name: x", 4)
-    asked = {m.metadata.dst_node_id: unpack_work(m.content) for m in messages}
-    assert asked == {2: Work("name: x", 4, [0, 1]), 3: Work("name: x", 4, [3])}
-    assert {m.metadata.message_type for m in messages} == {"evaluate"}
+def test_every_node_is_asked_for_the_clients_it_hosts(regression: Experiment) -> None:
+    """Client 9 was there before, and is not connected now."""
+    hosts = {node: (NOBODY, (range(c, c + 2),), NOBODY) for node, c in {2: 0, 3: 2}.items()}
+    scoring = score(Roster(hosts), np.array([0, 1, 3, 9]), ArrayRecord(), regression, 4)
+    asked = {m.metadata.dst_node_id: unpack_work(m.content) for m in scoring.messages}
+    text = regression.to_yaml()
+    assert asked == {2: Work(text, 4, [0, 1]), 3: Work(text, 4, [3])}
+    assert {m.metadata.message_type for m in scoring.messages} == {"evaluate"}
+    assert {m.metadata.ttl for m in scoring.messages} == {regression.cohort.timeout}
+    assert scoring.absent == [9]
+
+
+def test_who_is_not_connected_is_missing(reply: Reply, regression: Experiment) -> None:
+    report = collect([reply(2, scores(1))], under_way({2: [1]}, 9), regression)
+    assert (report.scores.clients, report.scores.failures) == ([1], {9: "not connected"})

@@ -17,18 +17,21 @@ from strategies.aggregation import weighted_mean
 from strategies.evaluation import Report
 from strategies.meta_strategy import MetaStrategy
 from strategies.optimizers import ServerOptimizer
-from strategies.roster import Roster
+from strategies.roster import Attendance
 from strategies.state import Best, ServerState, protocol
 from strategies.stock import STRATEGIES, Rules
 from strategies.validation import Checked
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-ROSTER = Roster({2: (range(400), range(400, 500), range(500, 1100))})
 PARAMS = {"w": torch.tensor([1.0, 2.0])}
 
 
 def strategy(state: ServerState, *overrides: str) -> MetaStrategy:
-    return MetaStrategy(load(CONFIG, overrides, STRATEGIES), ROSTER, state)
+    experiment = load(CONFIG, overrides, STRATEGIES)
+    grid = CohortGrid(LocalExecutor(Path("nothing is kept")))
+    attendance = Attendance(grid, experiment.to_yaml(), 10.0)
+    attendance.now()
+    return MetaStrategy(experiment, attendance, state)
 
 
 def report(loss: float, missing: int = 0) -> Report:

@@ -1,50 +1,58 @@
-"""Who hosts whom: every client is asked of one node, and nodes of another version of none."""
+"""Who hosts whom and who is there: every client is asked of one node, and unfit nodes of none."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Error, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedmeta import __version__
 from fedmeta.config import Experiment
 from fedmeta.errors import FedmetaError
+from fedmeta.wire import pack_roster, runs
 from simulations.executors.local import LocalExecutor
 from simulations.grid import CohortGrid
-from strategies.roster import Roster, take_roster
+from strategies import roster as module
+from strategies.roster import Attendance, Roster, check_somebody
 
-ALL = (range(0, 10), range(10, 13), range(13, 15))
+ALL = ((range(0, 10),), (range(10, 13),), (range(13, 15),))
 
 
 @dataclass
-class Nodes:
-    """Nodes that answer a query as they are told."""
+class Nodes(CohortGrid):
+    """Nodes that answer a query as they are told; None: not at all. Any of them may go and come."""
 
-    answers: Sequence[RecordDict | Error]
+    answers: dict[int, RecordDict | Error | None]
+    asked: list[int] = field(default_factory=list)
 
-    @property
-    def nodes(self) -> int:
-        return len(self.answers)
+    def __post_init__(self) -> None:
+        super().__init__(LocalExecutor(Path("unused")))
 
-    def execute(
-        self, message_type: str, work: Sequence[tuple[int, RecordDict]]
-    ) -> list[RecordDict | Error]:
-        return [self.answers[node] for node, _ in work]
+    def get_node_ids(self) -> list[int]:
+        return list(self.answers)
 
-    def close(self) -> None:
-        """Nothing was taken."""
+    def send_and_receive(self, messages, *, timeout=None):
+        sent = {message.metadata.dst_node_id: message for message in messages}
+        for node, message in sent.items():
+            message.metadata.__dict__["_message_id"] = f"to {node}"
+        self.asked += sent
+        return [
+            Message(answer, reply_to=sent[node])
+            for node in sent
+            if (answer := self.answers[node]) is not None
+        ]
 
 
 def hosting(first: int, version: str = __version__) -> RecordDict:
-    """What a device with one client for each split says."""
-    spans = {"train": [first, first + 1], "val": [8, 8], "test": [9, 9]}
-    return RecordDict({"node": ConfigRecord({"version": version, **spans})})
+    """What a device with one client that trains says."""
+    hosted = {"train": [first], "val": [], "test": []}
+    return RecordDict({"node": pack_roster(version, hosted)})
 
 
-def roster_of(*answers: RecordDict | Error) -> Roster:
-    return take_roster(CohortGrid(Nodes(answers)), "", 1.0)
+def attendance_of(*answers: RecordDict | Error | None) -> Attendance:
+    return Attendance(Nodes(dict(enumerate(answers, start=2))), "", 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10])
@@ -58,29 +66,81 @@ def test_twin_nodes_share_clients_in_equal_consecutive_blocks(count: int) -> Non
 
 
 def test_devices_get_their_own_clients() -> None:
-    spans = {node: (range(c, c + 1), range(0), range(0)) for node, c in {4: 1, 3: 0, 8: 2}.items()}
-    assert Roster(spans).assign(np.array([0, 2])) == {3: [0], 8: [2]}
+    """Client 9 is nobody's."""
+    spans = {node: ((range(c, c + 1),), (), ()) for node, c in {4: 1, 3: 0, 8: 2}.items()}
+    assert Roster(spans).assign(np.array([0, 2, 9])) == {3: [0], 8: [2]}
 
 
 def test_devices_and_workers_mix() -> None:
-    """Nodes 2 and 3 host 0 to 3 together, node 4 hosts 4 and 5 alone."""
-    shared, own = (range(4), range(0), range(0)), (range(4, 6), range(0), range(0))
-    assigned = Roster({2: shared, 3: shared, 4: own}).assign(np.array([0, 1, 3, 4, 5]))
-    assert assigned == {2: [0, 1], 3: [3], 4: [4, 5]}
+    """Nodes 2 and 3 host 0 to 3 together, node 4 hosts 4, 5 and 9 alone."""
+    shared, own = ((range(4),), (), ()), ((range(4, 6), range(9, 10)), (), ())
+    assigned = Roster({2: shared, 3: shared, 4: own}).assign(np.array([0, 1, 3, 4, 5, 9]))
+    assert assigned == {2: [0, 1], 3: [3], 4: [4, 5, 9]}
 
 
 def test_the_clients_of_a_split_are_counted_once() -> None:
-    own = (range(20, 22), range(22, 23), range(0))
+    own = ((range(20, 22),), (range(22, 23),), ())
     roster = Roster({2: ALL, 3: ALL, 4: own})
     assert roster.clients("train").tolist() == [*range(10), 20, 21]
     assert roster.clients("val").tolist() == [10, 11, 12, 22]
     assert roster.clients("test").tolist() == [13, 14]
+    assert Roster({}).clients("val").tolist() == []
 
 
-def test_every_node_is_asked() -> None:
-    roster = roster_of(hosting(0), hosting(3), hosting(5))
-    assert roster.clients("train").tolist() == [0, 3, 5]
-    assert [spans[0].start for _, spans in sorted(roster.hosts.items())] == [0, 3, 5]
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([], []),
+        ([4], [range(4, 5)]),
+        ([0, 1, 2, 5, 7, 8], [range(3), range(5, 6), range(7, 9)]),
+        (range(100_000), [range(100_000)]),
+        (range(0), []),
+    ],
+)
+def test_ids_travel_as_runs(ids, expected: list[range]) -> None:
+    assert runs(ids) == expected
+
+
+def test_every_node_is_asked_once() -> None:
+    attendance = attendance_of(hosting(0), hosting(3), hosting(5))
+    assert attendance.now().clients("train").tolist() == [0, 3, 5]
+    assert attendance.now() is attendance.now()
+    assert attendance._grid.asked == [2, 3, 4]
+
+
+def test_who_goes_is_not_asked_for_work_and_who_comes_is() -> None:
+    """And who went is known: those that cannot be scored are counted."""
+    attendance = attendance_of(hosting(0), hosting(3))
+    nodes = attendance._grid.answers
+    attendance.now()
+    del nodes[2]
+    nodes[7] = hosting(8)
+    assert attendance.now().clients("train").tolist() == [3, 8]
+    assert attendance.everyone.clients("train").tolist() == [0, 3, 8]
+    nodes[2] = hosting(9)  # back, with the shard of another client
+    assert attendance.now().clients("train").tolist() == [3, 8, 9]
+
+
+def test_waiting_ends_with_enough_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third node appears while the others are waited with."""
+    attendance = attendance_of(hosting(0), hosting(3))
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            attendance._grid.answers[4] = hosting(5)
+
+    monkeypatch.setattr(module.time, "sleep", sleep)
+    roster = attendance.wait(
+        lambda roster: "" if len(roster.clients("train")) == 3 else "more", 1000.0
+    )
+    assert (roster.clients("train").tolist(), len(looks)) == ([0, 3, 5], 3)
+
+
+def test_waiting_ends_with_the_time() -> None:
+    roster = attendance_of(hosting(0)).wait(lambda roster: "more", 0.0)
+    assert roster.clients("train").tolist() == [0]
 
 
 def test_a_worker_hosts_the_whole_federation(
@@ -89,20 +149,56 @@ def test_a_worker_hosts_the_whole_federation(
     """The counts of the config, one split after the other."""
     overrides = [f"data.clients.{split}" for split in ("train=30", "val=5", "test=7")]
     yaml = quickstart(*overrides).to_yaml()
-    (spans,) = take_roster(CohortGrid(LocalExecutor(tmp_path)), yaml, 1.0).hosts.values()
-    assert spans == (range(0, 30), range(30, 35), range(35, 42))
+    (spans,) = Attendance(CohortGrid(LocalExecutor(tmp_path)), yaml, 1.0).now().hosts.values()
+    assert spans == ((range(0, 30),), (range(30, 35),), (range(35, 42),))
 
 
-def test_another_version_stops_the_run() -> None:
-    with pytest.raises(FedmetaError, match=rf"node 3 runs fedmeta 0\.0\.9, .* {__version__}"):
-        roster_of(hosting(0), hosting(1, version="0.0.9"))
+def bad(**changes: object) -> RecordDict:
+    node = {"version": __version__, "train": [0, 1], "val": [], "test": []} | changes
+    return RecordDict({"node": ConfigRecord({k: v for k, v in node.items() if v is not None})})  # type: ignore
 
 
-def test_a_node_that_cannot_open_its_data_stops_the_run() -> None:
-    with pytest.raises(FedmetaError, match="node 3 cannot take part: no such shard"):
-        roster_of(hosting(0), Error(code=2, reason="no such shard"))
+UNFIT: dict[str, tuple[RecordDict | Error | None, str]] = {
+    "another version": (
+        hosting(1, version="0.0.9"),
+        f"runs fedmeta 0.0.9, the server {__version__}",
+    ),
+    "cannot open its data": (Error(code=2, reason="no such shard"), "no such shard"),
+    "silent": (None, "no answer within 1 s"),
+    "no roster": (RecordDict(), "it gave no roster (KeyError"),
+    "a split left out": (bad(val=None), "it gave no roster (KeyError"),
+    "no client": (bad(train=[]), "it hosts no client"),
+    "half a run": (bad(train=[0]), "expected [start, stop, ...], got [0]"),
+    "backwards": (bad(train=[5, 3]), "expected ids of 0 to"),
+    "a negative id": (bad(train=[-5, 3]), "expected ids of 0 to"),
+    "more than there can be": (bad(train=[0, 10**12]), "expected ids of 0 to"),
+    "no numbers": (bad(train=["a", "b"]), "it gave no roster (TypeError"),
+    "no list": (bad(train="everything"), "it gave no roster (ValueError"),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), UNFIT.values(), ids=UNFIT.keys())
+def test_an_unfit_node_takes_no_part_and_is_named(
+    caplog: pytest.LogCaptureFixture, answer: RecordDict | Error | None, reason: str
+) -> None:
+    attendance = attendance_of(hosting(0), answer, hosting(5))
+    assert attendance.now().clients("train").tolist() == [0, 5]
+    assert attendance.refused.keys() == {3}
+    assert reason in attendance.refused[3]
+    assert f"node 3 takes no part: {attendance.refused[3]}" in caplog.text
+    attendance.now()
+    assert attendance._grid.asked == [2, 3, 4]
+
+
+def test_a_federation_of_unfit_nodes_stops_the_run() -> None:
+    attendance = attendance_of(Error(code=2, reason="no such shard"))
+    attendance.now()
+    with pytest.raises(FedmetaError, match="node 2 cannot take part: no such shard"):
+        check_somebody(attendance)
 
 
 def test_a_federation_without_nodes_stops_the_run() -> None:
+    attendance = attendance_of()
+    attendance.now()
     with pytest.raises(FedmetaError, match="no node is connected"):
-        roster_of()
+        check_somebody(attendance)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedmeta.errors import FedmetaError
 from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
-from fedmeta.wire import pack_params, pack_replies
-from strategies.validation import Checked, check
+from fedmeta.wire import pack_params, pack_replies, size
+from strategies.validation import Checked, Expected, check, failed_alike
 
 PARAMS = {"w": torch.zeros(2), "rate": torch.zeros(())}
 GOOD, BAD = 3, 2  # nodes
@@ -94,7 +93,7 @@ BROKEN: dict[str, tuple[RecordDict | Error, str]] = {
     "negative examples": (columns(examples=[-5.0], loss=[1.0]), UNUSABLE),
     "nan examples": (columns(examples=[nan], loss=[1.0]), UNUSABLE),
     "infinite examples": (columns(examples=[inf], loss=[1.0]), UNUSABLE),
-    "examples missing": (columns(loss=[1.0]), "does not say how many examples"),
+    "examples missing": (columns(loss=[1.0]), "does not say examples of its clients"),
     "long column": (columns(examples=[5.0, 5.0], loss=[1.0]), "different number of clients"),
     "empty column": (columns(examples=[5.0], loss=[]), "different number of clients"),
     "scalar column": (columns(examples=[5.0], loss=1.0), "different number of clients"),
@@ -128,7 +127,7 @@ def test_a_broken_reply_drops_its_client_alone(
     reply: Reply, content: RecordDict | Error, reason: str
 ) -> None:
     messages = [reply(BAD, content), reply(GOOD, pack_replies(answer(1, 4)))]
-    checked = check(messages, {BAD: [0], GOOD: [1, 4]}, PARAMS, 1, summed=False)
+    checked = check(messages, {BAD: [0], GOOD: [1, 4]}, Expected(PARAMS))
     assert checked.dropped.keys() == {0}
     assert reason in checked.dropped[0]
     (kept,) = checked.replies
@@ -144,7 +143,7 @@ def test_a_bad_number_of_one_client_drops_it_from_its_node(
 ) -> None:
     block = answer(0, 1, 2)
     (block.deltas | block.columns)[where][1] = bad
-    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1, 2]}, PARAMS, 1, summed=False)
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1, 2]}, Expected(PARAMS))
     assert checked.dropped.keys() == {1}
     assert checked.clients == 2
     (kept,) = checked.replies
@@ -153,20 +152,18 @@ def test_a_bad_number_of_one_client_drops_it_from_its_node(
 
 
 def test_a_reply_without_fault_is_kept_whole(reply: Reply) -> None:
-    checked = check(
-        [reply(GOOD, pack_replies(answer(3, 1)))], {GOOD: [1, 3]}, PARAMS, 1, summed=False
-    )
+    checked = check([reply(GOOD, pack_replies(answer(3, 1)))], {GOOD: [1, 3]}, Expected(PARAMS))
     assert (ids(checked), checked.dropped) == ([[3, 1]], {})
 
 
 def test_replies_come_in_client_order(reply: Reply) -> None:
     messages = [reply(4, pack_replies(answer(5))), reply(2, pack_replies(answer(1)))]
-    assert ids(check(messages, {2: [1], 4: [5]}, PARAMS, 1, summed=False)) == [[1], [5]]
+    assert ids(check(messages, {2: [1], 4: [5]}, Expected(PARAMS))) == [[1], [5]]
 
 
 def test_a_silent_node_is_named(reply: Reply) -> None:
     checked = check(
-        [reply(GOOD, pack_replies(answer(1)))], {GOOD: [1], BAD: [0, 8]}, PARAMS, 1, summed=False
+        [reply(GOOD, pack_replies(answer(1)))], {GOOD: [1], BAD: [0, 8]}, Expected(PARAMS)
     )
     assert checked.dropped == dict.fromkeys([0, 8], "no reply in time")
     assert ids(checked) == [[1]]
@@ -174,51 +171,54 @@ def test_a_silent_node_is_named(reply: Reply) -> None:
 
 def test_a_client_that_failed_on_its_node_is_named(reply: Reply) -> None:
     block = replace(answer(1, 4), failures={2: "DataError: shard is empty"})
-    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [1, 2, 4]}, PARAMS, 1, summed=False)
+    checked = check([reply(GOOD, pack_replies(block))], {GOOD: [1, 2, 4]}, Expected(PARAMS))
     assert checked.dropped == {2: "DataError: shard is empty"}
     assert ids(checked) == [[1, 4]]
 
 
 def test_a_second_reply_and_a_stranger_count_for_nothing(reply: Reply) -> None:
     messages = [reply(node, pack_replies(answer(1))) for node in (GOOD, GOOD, 99)]
-    checked = check(messages, {GOOD: [1]}, PARAMS, 1, summed=False)
+    checked = check(messages, {GOOD: [1]}, Expected(PARAMS))
     assert (ids(checked), checked.dropped) == ([[1]], {})
 
 
-def test_all_clients_failing_alike_stop_the_run(reply: Reply) -> None:
+def test_all_clients_failing_alike_are_seen_to(reply: Reply) -> None:
     """Numbers in the reasons do not make them different."""
     block = Replies([], {}, {}, {c: f"DataError: client {c} holds 3 examples" for c in (0, 4)})
     messages = [
         reply(BAD, pack_replies(block)),
         reply(GOOD, Error(code=2, reason="DataError: client 7 holds 2 examples")),
     ]
-    told = "round 12: all 3 clients failed alike: DataError: client 0 holds 3 examples"
-    with pytest.raises(FedmetaError, match=told):
-        check(messages, {BAD: [0, 4], GOOD: [7]}, PARAMS, 12, summed=False)
+    asked = {BAD: [0, 4], GOOD: [7]}
+    checked = check(messages, asked, Expected(PARAMS))
+    assert failed_alike(checked, asked) == "DataError: client 0 holds 3 examples"
 
 
-def test_divergence_stops_the_run(reply: Reply) -> None:
-    block = answer(0, 1)
+def test_divergence_is_failing_alike(reply: Reply) -> None:
+    block, asked = answer(0, 1), {GOOD: [0, 1]}
     block.deltas["w"][:] = nan
-    with pytest.raises(FedmetaError, match=r"round 3: all 2 clients failed alike: .*usable number"):
-        check([reply(GOOD, pack_replies(block))], {GOOD: [0, 1]}, PARAMS, 3, summed=False)
+    checked = check([reply(GOOD, pack_replies(block))], asked, Expected(PARAMS))
+    assert UNUSABLE in str(failed_alike(checked, asked))
 
 
-def test_silence_of_all_stops_the_run() -> None:
-    with pytest.raises(FedmetaError, match="round 1: all 2 clients failed alike: no reply in time"):
-        check([], {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=False)
+def test_silence_of_all_is_failing_alike() -> None:
+    asked = {BAD: [0], GOOD: [1]}
+    assert failed_alike(check([], asked, Expected(PARAMS)), asked) == "no reply in time"
 
 
 def test_clients_failing_differently_stop_nothing(reply: Reply) -> None:
     messages = [reply(BAD, Error(code=2, reason="CUDA out of memory"))]
-    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=False)
+    asked = {BAD: [0], GOOD: [1]}
+    checked = check(messages, asked, Expected(PARAMS))
     assert checked.dropped == {0: "CUDA out of memory", 1: "no reply in time"}
+    assert failed_alike(checked, asked) is None
     assert (checked.replies, checked.clients) == ([], 0)
 
 
 def test_the_only_client_of_a_round_stops_nothing(reply: Reply) -> None:
-    checked = check([reply(BAD, Error(code=2, reason="gone"))], {BAD: [0]}, PARAMS, 1, summed=False)
+    checked = check([reply(BAD, Error(code=2, reason="gone"))], {BAD: [0]}, Expected(PARAMS))
     assert checked.dropped == {0: "gone"}
+    assert failed_alike(checked, {BAD: [0]}) is None
 
 
 def test_a_sum_is_kept_or_dropped_as_a_whole(reply: Reply) -> None:
@@ -227,7 +227,7 @@ def test_a_sum_is_kept_or_dropped_as_a_whole(reply: Reply) -> None:
     poisoned.deltas["w"][1] = nan
     good = summed(answer(1, 4), "examples")
     messages = [reply(BAD, pack_replies(poisoned)), reply(GOOD, pack_replies(good))]
-    checked = check(messages, {BAD: [0, 2], GOOD: [1, 4]}, PARAMS, 1, summed=True)
+    checked = check(messages, {BAD: [0, 2], GOOD: [1, 4]}, Expected(PARAMS, "examples"))
     assert checked.dropped.keys() == {0, 2}
     assert all(UNUSABLE in reason for reason in checked.dropped.values())
     (kept,) = checked.replies
@@ -240,7 +240,7 @@ def test_a_sum_has_no_client_dimension(reply: Reply) -> None:
     wrong = Replies([0], stacked, answer(0).columns, summed=True)
     whole = summed(answer(1), "examples")
     messages = [reply(BAD, pack_replies(wrong)), reply(GOOD, pack_replies(whole))]
-    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=True)
+    checked = check(messages, {BAD: [0], GOOD: [1]}, Expected(PARAMS, "examples"))
     assert checked.dropped == {0: "the delta of w has shape (1, 2), expected (2,)"}
 
 
@@ -249,7 +249,71 @@ def test_a_sum_is_no_stack_and_a_stack_no_sum(reply: Reply, asked_for_sums: bool
     """Robust rules need every client's delta, so a node may not answer with its sum instead."""
     stack, total = answer(0), summed(answer(1), "examples")
     messages = [reply(BAD, pack_replies(stack)), reply(GOOD, pack_replies(total))]
-    checked = check(messages, {BAD: [0], GOOD: [1]}, PARAMS, 1, summed=asked_for_sums)
+    checked = check(
+        messages, {BAD: [0], GOOD: [1]}, Expected(PARAMS, "examples" if asked_for_sums else "")
+    )
     wrong = 0 if asked_for_sums else 1
     assert checked.dropped.keys() == {wrong}
     assert "one sum" in checked.dropped[wrong] or "one delta" in checked.dropped[wrong]
+
+
+def lengths(*values: float) -> Replies:
+    """Clients 0, 1, ... with deltas of these Euclidean lengths: 0.6 and 0.8 of it, and 0."""
+    each = torch.tensor(values)
+    deltas = {"w": each[:, None] * torch.tensor([0.6, 0.8]), "rate": torch.zeros(len(values))}
+    columns = {"examples": torch.full((len(values),), 5.0)}
+    return Replies(list(range(len(values))), deltas, columns)
+
+
+def judged(reply: Reply, block: Replies, longest: float = 0.0, column: str = "") -> Checked:
+    expected = Expected(PARAMS, column, outlier=100.0, longest=longest)
+    return check([reply(GOOD, pack_replies(block))], {GOOD: block.clients}, expected)
+
+
+def test_an_absurdly_long_delta_is_dropped(reply: Reply) -> None:
+    """The lower median of 1, 2, 3 and a million is 2, so at most 200 is averaged."""
+    checked = judged(reply, lengths(1.0, 2.0, 1e6, 3.0))
+    assert checked.dropped == {2: "its delta is 5e+05 times as long as others, at most 100"}
+    assert ids(checked) == [[0, 1, 3]]
+    assert checked.longest == pytest.approx(3.0, rel=1e-6)
+
+
+def test_a_long_delta_that_is_not_absurd_is_averaged(reply: Reply) -> None:
+    assert judged(reply, lengths(1.0, 1.0, 99.0)).dropped == {}
+
+
+@pytest.mark.parametrize(("count", "dropped"), [(1, {0}), (2, {0, 1})])
+def test_who_has_no_majority_is_held_against_earlier_rounds(
+    reply: Reply, count: int, dropped: set[int]
+) -> None:
+    block = lengths(*[1000.0] * count)
+    assert judged(reply, block).dropped == {}
+    assert judged(reply, block, longest=1.0).dropped.keys() == dropped
+    assert judged(reply, block, longest=11.0).dropped == {}
+
+
+def test_lengths_are_those_of_float64(reply: Reply) -> None:
+    """1e30 squared is no float32."""
+    checked = judged(reply, lengths(1.0, 1.0, 1.0, 1e30))
+    assert checked.dropped.keys() == {3}
+
+
+def test_a_zero_delta_counts_and_is_named(reply: Reply) -> None:
+    checked = judged(reply, lengths(1.0, 0.0, 2.0, 3.0))
+    assert (checked.still, checked.dropped, checked.clients) == ((1,), {}, 4)
+
+
+def test_a_sum_is_judged_by_its_mean(reply: Reply) -> None:
+    """Two clients of 5 examples and length 1000: their sum of 10,000 is a mean of 1000."""
+    block = summed(lengths(1000.0, 1000.0), "examples")
+    assert judged(reply, block, 10.1, "examples").dropped == {}
+    assert judged(reply, block, 9.9, "examples").dropped.keys() == {0, 1}
+    assert judged(reply, block, 0.0, "examples").longest == pytest.approx(1000.0, rel=1e-6)
+
+
+def test_bytes_are_those_of_one_client(reply: Reply) -> None:
+    """Of a stack its part, of a sum all of it: a device with one client would send as much."""
+    one, two = (judged(reply, lengths(*[1.0] * n)).bytes_up for n in (1, 2))
+    assert two < one < 2 * two
+    alone = summed(lengths(1.0), "examples")
+    assert judged(reply, alone, column="examples").bytes_up == size(pack_replies(alone))

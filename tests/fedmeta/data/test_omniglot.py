@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.stats import chisquare
 
-from fedmeta.data.federation import SPLITS, ClassChanges, ClientCounts, Purpose
-from fedmeta.data.omniglot import Omniglot
+from fedmeta.data.federation import SPLITS, ClientCounts, Purpose
+from fedmeta.data.omniglot import CharacterChanges, Omniglot
 from fedmeta.data.omniglot_federation import OmniglotFederation
 from fedmeta.data.omniglot_files import (
     DRAWINGS,
@@ -55,7 +55,7 @@ def pooled(**changes) -> Omniglot:
 
 
 def by_alphabet(ways: int = 5, shots: int = 2, queries: int = 3) -> Omniglot:
-    return Omniglot("alphabet", ways, shots, queries)
+    return Omniglot(federation="alphabet", ways=ways, shots=shots, queries=queries)
 
 
 # Episodes
@@ -130,7 +130,7 @@ def test_training_never_draws_what_is_held_out(coded) -> None:
     [
         (-1, ConfigError, r"^data\.held_out must be 0 or more, got -1$"),
         (2, DataError, r"^data\.held_out must be 0 or, of 20 .* 3 \(queries\) .*, got 2$"),
-        (16, DataError, r"holds 4 drawings .* 2 \(shots\) \+ 3 \(queries\) = 5$"),
+        (16, DataError, r"holds 4 examples .* 2 \(shots\) \+ 3 \(queries\) = 5$"),
     ],
 )
 def test_what_is_held_out_must_fit(coded, held_out: int, error, message: str) -> None:
@@ -216,7 +216,7 @@ def test_episodes_of_evaluation_may_be_of_other_sizes(
     coded, federation: str, changes, evaluate
 ) -> None:
     make = pooled if federation == "pooled" else by_alphabet
-    dataset = replace(make(), evaluation=ClassChanges(**changes))
+    dataset = replace(make(), evaluation=CharacterChanges(**changes))
     assert dataset.outputs == 5
     found, ids = opened(dataset, coded.characters), np.array([4, 2])
     shapes: list[tuple[Purpose, tuple[int, int, int]]] = [
@@ -591,15 +591,13 @@ def test_more_ways_than_the_smallest_alphabet_has_characters(coded) -> None:
     sizes = federation.examples(np.arange(50)) // 20
     smallest = int(sizes.argmin())
     assert sizes[smallest] == 14
-    message = rf"^data\.ways: client {smallest} holds 14 characters, a 15-way episode is missing 1$"
+    message = rf"^data\.ways: client {smallest} holds 14 classes, a 15-way episode is missing 1$"
     with pytest.raises(DataError, match=message):
         opened(by_alphabet(ways=15), coded.characters)
 
 
 def test_more_ways_than_a_pooled_shard_has_classes(coded) -> None:
-    with pytest.raises(
-        DataError, match=r"client 0 holds 4 characters, a 5-way episode is missing 1$"
-    ):
+    with pytest.raises(DataError, match=r"client 0 holds 4 classes, a 5-way episode is missing 1$"):
         opened(pooled(characters=4), coded.characters)
 
 
@@ -608,7 +606,7 @@ def test_more_ways_than_a_pooled_shard_has_classes(coded) -> None:
 )
 def test_more_examples_than_drawings(coded, dataset: Omniglot) -> None:
     with pytest.raises(
-        DataError, match=r"holds 20 drawings .* 5 \(shots\) \+ 16 \(queries\) = 21$"
+        DataError, match=r"holds 20 examples .* 5 \(shots\) \+ 16 \(queries\) = 21$"
     ):
         opened(dataset, coded.characters)
 
@@ -624,15 +622,15 @@ def test_more_examples_than_drawings(coded, dataset: Omniglot) -> None:
 )
 def test_settings_of_evaluation_out_of_range(changes, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"^data\.evaluation\.{message}$"):
-        pooled(evaluation=ClassChanges(**changes))
+        pooled(evaluation=CharacterChanges(**changes))
 
 
 def test_more_examples_in_evaluation_than_drawings(coded) -> None:
     with pytest.raises(
         DataError,
-        match=r"^data\.evaluation: .*20 drawings .* 2 \(shots\) \+ 19 \(queries\) = 21$",
+        match=r"^data\.evaluation: .*20 examples .* 2 \(shots\) \+ 19 \(queries\) = 21$",
     ):
-        opened(pooled(evaluation=ClassChanges(queries=19)), coded.characters)
+        opened(pooled(evaluation=CharacterChanges(queries=19)), coded.characters)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ SIGNIFICANT = 1e-3  # the seed is fixed: a p-value above this once is above it f
 def opened(
     seed: int = 0, shots: int = 4, queries: int = 6, examples: int = 12
 ) -> SinusoidFederation:
-    dataset = Sinusoid(shots, queries, COUNTS, examples)
+    dataset = Sinusoid(shots=shots, queries=queries, clients=COUNTS, examples=examples)
     return dataset.open(seed, torch.device("cpu"), torch.float64)
 
 
@@ -105,7 +105,7 @@ def test_a_shard_that_is_used_up_exactly() -> None:
 
 
 def test_float32_is_float64_rounded() -> None:
-    dataset = Sinusoid(4, 6, COUNTS, 12)
+    dataset = Sinusoid(shots=4, queries=6, clients=COUNTS, examples=12)
     address = np.arange(3), 2, 0, "train", 0
     double, single = (
         dataset.open(0, torch.device("cpu"), dtype).draw(*address)
@@ -234,7 +234,9 @@ def test_frequencies_move_neither_points_nor_sines() -> None:
     ],
 )
 def test_episodes_of_evaluation_may_be_of_other_sizes(changes, train, evaluate) -> None:
-    federation = federation_of(Sinusoid(4, 6, COUNTS, 12, evaluation=Changes(**changes)))
+    federation = federation_of(
+        Sinusoid(shots=4, queries=6, clients=COUNTS, examples=12, evaluation=Changes(**changes))
+    )
     ids = np.arange(3)
     for purpose, (shots, queries) in (("train", train), ("evaluate", evaluate)):
         drawn = federation.draw(ids, 2, 0, purpose)
