@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -41,7 +41,8 @@ def _open(path: Path) -> None:
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
     for old in _log.handlers:
-        old.close()
+        with suppress(OSError):  # what a full disk has not taken is flushed, and fails, once more
+            old.close()
     _log.handlers, _log.propagate = handlers, False
     _log.setLevel(logging.INFO)
 

@@ -166,7 +166,7 @@ def export(
 ) -> None:
     """Write a personal model for the edge, or what a run folder has learned before any adaptation.
 
-    It is written once its outputs are those of the original. Inputs are float32, [batch, ...].
+    It is written once its outputs are those of the original. It takes any number of examples, float32.
     """
     guard(lambda: _export(model, format, out), debug)
 
@@ -267,7 +267,7 @@ class Own:
 
 def _shards(config: Path, overrides: list[str], out: Path, clients: str | None, own: Own) -> None:
     from fedmeta.config import load
-    from fedmeta.data.federation import SPLITS
+    from fedmeta.data.federation import MOST_CLIENTS, SPLITS
     from fedmeta.data.own_files import shard_of_folder, shard_of_table
     from simulations.shards import table_of, take_shards, write_shards
 
@@ -276,6 +276,8 @@ def _shards(config: Path, overrides: list[str], out: Path, clients: str | None, 
         raise ConfigError(f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}")
     if own.split not in SPLITS:
         raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {own.split!r}")
+    if own.client >= (most := len(SPLITS) * MOST_CLIENTS):
+        raise ConfigError(f"--client must be 0 to {most - 1:,}, got {own.client}")
     experiment = load(config, overrides)
     data, name = experiment.data, experiment.sections["data"]["name"]
     if own.folder is not None:
@@ -296,8 +298,9 @@ def _adapt(run: Path, shard: Path, steps: int | None, hold_out: int, out: Path) 
     from simulations.personal import free, read_run, scores
 
     experiment, params = read_run(run)
+    free(out)
     found = adapt(experiment, params, read_shard(shard), steps, hold_out)
-    write_personal(found.personal, free(out))
+    write_personal(found.personal, out)
     console.print(scores(found))
     if not found.held_out:
         console.print("Of others they say nothing: --hold-out N keeps some apart to judge by.")
@@ -320,7 +323,8 @@ def _export(path: Path, name: str, out: Path | None) -> None:
 
     form = format_named(name)
     model, source = original(path)
-    out = free(out or source.with_suffix(form.suffix))
+    out = out or source.with_suffix(form.suffix)
+    free(out)
     found = export(model, form)
     write_atomically(out, found.content)
     for line in found.remarks:

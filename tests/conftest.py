@@ -4,6 +4,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 CACHE = tempfile.mkdtemp(prefix="fedmeta-test-cache-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
@@ -14,3 +17,15 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "XDG_CACHE_HOME": CACHE,
 }
+
+
+@pytest.fixture(scope="session")
+def two_ray_cpus() -> Iterator[None]:
+    """One Ray, shared by the tests that need one."""
+    import ray
+
+    from tests.simulations.conftest import start_ray
+
+    start_ray()
+    yield
+    ray.shutdown()

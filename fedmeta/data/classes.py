@@ -188,14 +188,14 @@ class ClassFederation(ABC):
         if purpose == "train":
             return choose_each(sizes - held, shots + queries, *where)
         free = choose_each(sizes, shots + queries, *where)
-        if not held:
+        trained = np.isin(clients, self._ids["train"])[:, None, None]
+        if not held or not trained.any():
             return free
-        known = sizes - held
+        known = np.where(trained, sizes - held, sizes)
         support = choose_each(known, shots, *where)
         query = known[..., None] + choose(held, queries, *where)
         kept = np.concatenate([support, query], axis=-1)
-        trained = np.isin(clients, self._ids["train"])[:, None, None, None]
-        return np.where(trained, kept, free)
+        return np.where(trained[..., None], kept, free)
 
     def check(self, clients: Sequence[int]) -> None:
         """Refuse shards too small for the episodes that are asked of them. Raises DataError."""

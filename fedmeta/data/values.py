@@ -141,17 +141,19 @@ class ValueFederation(ABC):
         """Which of its examples each client draws, ``[clients, draws, total]``."""
         held, slots = self.episodes.held_out, (clients[:, None], np.arange(draws))
         where = (seed, purpose, *address)
-        known = self.examples(clients)[:, None] - held
+        sizes = self.examples(clients)[:, None]
         if purpose == "train":
-            return choose_each(known, total, *where, *slots)
-        free = choose_each(known + held, total, *where, *slots)
-        if not held:
+            return choose_each(sizes - held, total, *where, *slots)
+        free = choose_each(sizes, total, *where, *slots)
+        trained = np.isin(clients, self.clients("train"))[:, None]
+        if not held or not trained.any():
             return free
+        known = np.where(trained, sizes - held, sizes)
         shots, _ = self.episodes.split(purpose)
         support = choose_each(known, shots, *where, *slots)
         query = choose(held, total - shots, *where, *slots)
         kept = np.concatenate([support, known[..., None] + query], axis=-1)
-        return np.where(np.isin(clients, self.clients("train"))[:, None, None], kept, free)
+        return np.where(trained[..., None], kept, free)
 
     def _tensor(self, values: NDArray[np.float64]) -> Tensor:
         return torch.as_tensor(values).to(self.device, self.dtype)

@@ -1,11 +1,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import ray
 
 from fedmeta.config import Experiment, load
@@ -74,11 +72,3 @@ def start_ray(**more: Any) -> None:
         _node_ip_address="127.0.0.1",
         **more,
     )
-
-
-@pytest.fixture(scope="session")
-def two_ray_cpus() -> Iterator[None]:
-    """One Ray, shared by the tests that need one."""
-    start_ray()
-    yield
-    ray.shutdown()
