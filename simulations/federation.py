@@ -13,9 +13,9 @@ from fedmeta.config import Experiment
 from fedmeta.data.federation import SPLITS
 from fedmeta.errors import FedmetaError, RunFolderError
 from fedmeta.run_folder import new_run_folder
-from simulations.cli import guard
 from simulations.loopback import Loopback, Node
 from simulations.shards import take_shards, write_shards
+from simulations.terminal import guard
 from strategies.opening import open_config
 
 CHECKOUT = Path(__file__).parents[1]

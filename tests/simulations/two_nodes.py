@@ -22,10 +22,10 @@ from fedmeta.config import Experiment
 from fedmeta.initial import first_params
 from fedmeta.tracking.recorder import Row, Run
 from fedmeta.wire import Work, pack_params, pack_work
-from simulations.cli import guard
 from simulations.executors import ray as executor
 from simulations.executors.local import LocalExecutor
 from simulations.run import run
+from simulations.terminal import guard
 from tests.simulations.conftest import small
 
 # Ray on Linux takes 127.0.0.1 for the address that the machine has in its network, where a cluster on
