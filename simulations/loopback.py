@@ -109,6 +109,11 @@ class Loopback:
         command = ["run", str(app), CONNECTION, "--stream", "--run-config", config]
         return self._flwr(command, captured)
 
+    def flwr(self, *words: str) -> str:
+        """Another ``flwr`` command to its end, and what it wrote to standard output."""
+        output, _ = self._flwr(words).communicate(timeout=START)
+        return output
+
     def start_superlink(self) -> None:
         """Start the SuperLink, for the first time or again with the runs and nodes that it knew."""
         folder = self.folder / "certificates"
@@ -170,7 +175,7 @@ class Loopback:
         with log.open("wb") as output:
             self._processes[name] = subprocess.Popen(
                 [*dying_with_us(), str(BIN / command[0]), *command[1:]],
-                env=self._environment(name) | dict(environment),
+                env=self.environment_of(name) | dict(environment),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -193,6 +198,11 @@ class Loopback:
                 kill(child)
             time.sleep(0.05)
 
+    def environment_of(self, name: str) -> dict[str, str]:
+        """The variables of a part, or of the command line (``cli``)."""
+        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        return os.environ | QUIET | {"PATH": path, "FLWR_HOME": str(self._home(name))}
+
     def stop(self) -> None:
         """Kill all parts."""
         for name in list(self._processes):
@@ -202,17 +212,13 @@ class Loopback:
         output = subprocess.PIPE if captured else None
         return subprocess.Popen(
             [str(BIN / "flwr"), *command],
-            env=self._environment("cli"),
+            env=self.environment_of("cli"),
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             text=True,
         )
-
-    def _environment(self, name: str) -> dict[str, str]:
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        return os.environ | QUIET | {"PATH": path, "FLWR_HOME": str(self._home(name))}
 
     def _home(self, name: str) -> Path:
         return self.folder / "homes" / name
