@@ -171,8 +171,9 @@ class Spoilt(SinusoidFederation):
 
 
 def spoilt(block: Cohort) -> Cohort:
-    assert isinstance(block.federation, SinusoidFederation)
-    federation = Spoilt(**vars(block.federation))
+    sines = block.federation
+    assert isinstance(sines, SinusoidFederation)
+    federation = Spoilt(sines.dataset, sines.seed, sines.device, sines.dtype)
     return replace(block, drawing=replace(block.drawing, federation=federation))
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from fedmeta.wire import (
     Work,
     pack_params,
     pack_replies,
+    pack_roster,
     pack_scores,
     pack_work,
+    runs,
+    size,
     unpack_params,
     unpack_replies,
     unpack_scores,
@@ -168,3 +172,53 @@ def test_nothing_that_is_sent_is_a_pickle() -> None:
         assert array.data.startswith(b"\x93NUMPY")
         loaded = np.load(io.BytesIO(array.data), allow_pickle=False)
         assert str(loaded.dtype) == str(TENSORS[name].dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ([7], [range(7, 8)]),
+        ([0, 1, 2], [range(3)]),
+        ([1, 3, 5], [range(1, 2), range(3, 4), range(5, 6)]),
+        (range(4, 9), [range(4, 9)]),
+        ((), []),
+    ],
+)
+def test_runs_are_ranges_of_consecutive_ids(ids: Sequence[int], expected: list[range]) -> None:
+    assert runs(ids) == expected
+    assert [i for run in expected for i in run] == list(ids)
+
+
+def test_the_size_of_a_message_is_that_of_its_arrays_texts_and_numbers() -> None:
+    """An .npy file has a header of 128 bytes; numbers are 8 bytes, texts their letters."""
+    params = pack_params({"a": torch.zeros(5), "b": torch.zeros(2, 2, dtype=torch.float64)})
+    work = Work("name: x\n", 3, [4, 5, 6], "examples", run="0af3")
+    numbers = 128 + 5 * 4 + 128 + 4 * 8
+    assert size(pack_work(params, work)) == numbers + 8 + 8 + 3 * 8 + len("examples") + 4
+    assert size(RecordDict()) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("name: sines\nseed: 0\n", "sines"),
+        ("seed: 0\nname:  a-b.c\n", "a-b.c"),
+        ("data: {name: sines}\n", "?"),
+        ("data:\n  name: sines\n", "?"),
+        ("", "?"),
+    ],
+)
+def test_work_has_the_name_of_its_experiment(text: str, name: str) -> None:
+    assert Work(text, 1, []).name == name
+
+
+@pytest.mark.parametrize("ids", [[], [3], [0, 1, 2, 7, 9, 10], range(100_000)])
+def test_a_roster_says_who_is_hosted_in_few_numbers(ids: Sequence[int]) -> None:
+    hosted = {"train": ids, "val": [], "test": [2**40]}
+    node = travel(RecordDict({"node": pack_roster("1.2", hosted)})).config_records["node"]  # type: ignore
+    assert node["version"] == "1.2"
+    found = {split: list(node[split]) for split in hosted}  # type: ignore[call-overload]
+    assert (found["val"], found["test"]) == ([], [2**40, 2**40 + 1])
+    pairs = zip(found["train"][::2], found["train"][1::2], strict=True)
+    assert [i for start, stop in pairs for i in range(start, stop)] == list(ids)
+    assert len(found["train"]) <= 6
