@@ -19,8 +19,14 @@ run: .venv/installed  ## Set up .venv and run the quickstart: sinusoids, nothing
 test: .venv/installed  ## Set up .venv and run the tests.
 	$(TEST_ENV) $(BIN)/pytest
 
+federation: .venv/installed  ## A real federation on this machine: TLS, keys, three devices, five rounds of Omniglot.
+	$(BIN)/python -m simulations.federation configs/federation.yaml
+
+test-deployment: .venv/installed  ## Devices and servers killed in mid-round, full disks, signed bundles: a quarter of an hour.
+	$(TEST_ENV) $(BIN)/pytest -m slow tests/deployment
+
 test-slow: .venv/installed  ## The long proofs: Flower's own simulation engine; every learner, model and engine.
-	$(TEST_ENV) $(BIN)/pytest -m slow
+	$(TEST_ENV) $(BIN)/pytest -m slow --ignore tests/deployment
 
 check: .venv/installed  ## Lint, types and tests.
 	$(BIN)/ruff check
@@ -56,4 +62,4 @@ reproduce-full: .venv/installed  ## The papers' full schedules and the other col
 
 PUBLISHED := maml fomaml reptile imaml imaml_hf meta_sgd maml_plus_plus protonet
 
-.PHONY: help run test test-slow check bench reproduce reproduce-full
+.PHONY: help run test federation test-deployment test-slow check bench reproduce reproduce-full

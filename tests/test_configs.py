@@ -5,8 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from fedmeta.config import load
+from fedmeta.config import Experiment, load
+from fedmeta.data.shard import Shard, write_shard
 from fedmeta.initial import first_params
 from simulations.run import run
 from strategies.stock import STRATEGIES
@@ -42,13 +44,33 @@ def test_another_column_fits_learner_model_and_data(path: Path) -> None:
     assert sum(value.numel() for value in travels.values()) > 100_000
 
 
+def own_shards(experiment: Experiment, folder: Path) -> Path:
+    """Two clients that train, one that validates and one that tests, of noise."""
+    data, generator = experiment.data, torch.Generator().manual_seed(0)
+    name, shape = experiment.sections["data"]["name"], data.input_shape
+    for client, split in enumerate(("train", "train", "val", "test")):
+        x = torch.randint(0, 256, (40, *shape), dtype=torch.uint8, generator=generator)
+        if data.objective == "cross_entropy":
+            y = torch.arange(5).repeat_interleave(8)
+            shard = Shard(name, client, split, x, y, tuple("abcde"))
+        else:
+            shard = Shard(name, client, split, x.double() / 255, x.double().sum(1, keepdim=True))
+        write_shard(shard, folder / f"{client}.safetensors")
+    return folder
+
+
 @pytest.mark.parametrize("path", [p for p in CONFIGS if p not in OTHER_COLUMNS], ids=name)
 def test_runs_a_round(path: Path, tmp_path: Path) -> None:
     experiment = load(path, ONE_ROUND, STRATEGIES)
     data = experiment.sections["data"]
     if data["name"] == "omniglot" and "FEDMETA_DATA" not in os.environ:
         pytest.skip("FEDMETA_DATA does not point at a copy of Omniglot")
-    if data["clients"]:
+    if data["name"].startswith("own_"):
+        root = own_shards(experiment, tmp_path / "shards")
+        experiment = load(
+            path, [*ONE_ROUND, "evaluation.clients=1", f"data.root={root}"], STRATEGIES
+        )
+    elif data["clients"]:
         experiment = load(path, [*ONE_ROUND, "data.clients.test=2"], STRATEGIES)
     run(experiment, tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

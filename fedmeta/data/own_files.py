@@ -93,7 +93,7 @@ def read_image(path: Path, shape: tuple[int, int, int], invert: bool = False) ->
     """
     require("pictures", "data", "PIL")
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     channels, height, width = shape
     if channels not in (1, 3):
@@ -103,7 +103,8 @@ def read_image(path: Path, shape: tuple[int, int, int], invert: bool = False) ->
             if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
                 raise ValueError(f"it has more than 8 bits a channel, its mode is {image.mode}")
             mode = "L" if channels == 1 else "RGB"
-            flat = _on_paper(image) if image.has_transparency_data else image
+            upright = ImageOps.exif_transpose(image)  # cameras write down how they were held
+            flat = _on_paper(upright) if upright.has_transparency_data else upright
             small = flat.convert(mode).resize((width, height), Image.Resampling.LANCZOS)
     except Exception as e:  # bytes from outside can fail to decode in any way
         raise DataError(f"{path}: is not a picture that can be read ({e})") from e

@@ -58,7 +58,7 @@ class Imaml(Learner):
 
     def steps(self, examples: int) -> int:
         """Inner steps, and one for each product with the Hessian."""
-        inner = self.inner_steps * (self.cg_steps if self.inner == "hessian_free" else 1)
+        inner = self.inner_steps * (1 + self.cg_steps if self.inner == "hessian_free" else 1)
         return inner + self.cg_steps
 
     def trajectory(

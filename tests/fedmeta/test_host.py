@@ -529,10 +529,10 @@ def test_the_last_batch_of_an_epoch_is_filled_up(examples: int, epochs: int, siz
 
 
 @pytest.mark.parametrize(
-    ("inner", "steps", "gradients"), [("gradient_descent", 3 + 5, 3), ("hessian_free", 15 + 5, 6)]
+    ("inner", "steps", "gradients"), [("gradient_descent", 3 + 5, 3), ("hessian_free", 3 * 6 + 5, 6)]
 )
 def test_imaml_counts_products_with_the_hessian(inner: Any, steps: int, gradients: int) -> None:
-    """5 for the implicit gradient, and in each of 3 Newton steps 5.
+    """5 for the implicit gradient, and in each of 3 Newton steps its gradient and 5.
 
     The products ask the objective for nothing. It is asked for the inner gradients, twice in a Newton
     step for the Hessian is that of a gradient; for the query's, the Hessian's and the last slope's.
