@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fedmeta.evaluation import curve
@@ -40,7 +41,9 @@ class Train:
         update = self.learner.update(self.objective, begin, own.episodes, self.progress)
         metrics = {"examples": own.examples} | update.metrics
         if self.watched:
-            metrics["loss_before"] = self.objective(begin, own.episodes.draw(0).query)
+            episodes = (own.episodes.draw(index) for index in range(self.learner.draws))
+            losses = [self.objective(begin, episode.query) for episode in episodes]
+            metrics["loss_before"] = torch.stack(losses).mean()
         return update._replace(metrics=metrics)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flwr.app import Message, RecordDict
 
+from fedmeta.node import read_experiment
 from fedmeta.wire import short, size, unpack_replies, unpack_scores, unpack_work
 
 BYTES, FILES = 1_000_000, 3
@@ -50,11 +51,15 @@ def _open(path: Path) -> None:
 def _describe(message: Message, reply: Message, seconds: float) -> str:
     kind, content = message.metadata.message_type, reply.content
     work = unpack_work(message.content)
+    experiment = read_experiment(work.experiment)
     traffic = f"{seconds:.1f} s, {_kilo(message.content)} in, {_kilo(content)} out"
     if kind == "query":
-        return f"query     {work.name}: said which clients are here; {traffic}"
-    what = _trained(content) if kind == "train" else _scored(content)
-    return f"{kind:<8}  {work.name} round {work.round}: {what}; {traffic}"
+        return f"query     {experiment.name}: said which clients are here; {traffic}"
+    trains = kind == "train"
+    what = _trained(content) if trains else _scored(content)
+    count = experiment.learner.draws if trains else experiment.evaluation.episodes
+    episodes = "1 episode" if count == 1 else f"{count} episodes"
+    return f"{kind:<8}  {experiment.name} round {work.round}: {what}; {episodes}, {traffic}"
 
 
 def _trained(content: RecordDict) -> str:

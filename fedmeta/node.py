@@ -70,9 +70,15 @@ def _check(work: Work, params: Params, cohort: Cohort) -> None:
 
 
 @lru_cache(maxsize=1)
+def read_experiment(text: str) -> Experiment:
+    """The experiment in a message. Raises ConfigError."""
+    return parse(text, source="the experiment in a message", resolved=True)
+
+
+@lru_cache(maxsize=1)
 def _open(experiment: str, host: Host) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
-    parsed = parse(experiment, source="the experiment in a message", resolved=True)
+    parsed = read_experiment(experiment)
     torch.set_num_threads(parsed.engine.threads)
     keep_freed_memory()
     return parsed, Cohort.open(parsed, host.trusted, host.shard, watched=host.log is not None)

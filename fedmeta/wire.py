@@ -1,6 +1,5 @@
 """What travels between server and node, as Flower records. No pickle: .npy bytes and scalars."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,12 +26,6 @@ class Work:
     run: str = ""
     """What clients keep their state under, the same when a run is resumed; empty where unseen clients
     are scored."""
-
-    @property
-    def name(self) -> str:
-        """Of the experiment."""
-        found = re.search(r"^name: *(\S+)", self.experiment, re.MULTILINE)
-        return found[1] if found else "?"
 
 
 def pack_params(params: Params) -> ArrayRecord:

@@ -48,7 +48,7 @@ evaluation: {every: 1, steps: 3, clients: 5}
 """
 Ask = Callable[..., Message]
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
-TRAFFIC = r"; \d+\.\d s, (\S+) kB in, (\S+) kB out"
+TRAFFIC = r"[,;] \d+\.\d s, (\S+) kB in, (\S+) kB out"
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +125,7 @@ def test_a_query_is_said_with_its_bytes(tmp_path: Path, ask: Ask, params: Params
 def test_training_is_said_with_the_losses_before_and_after(
     tmp_path: Path, ask: Ask, params: Params
 ) -> None:
-    """Before: of the first episode's queries. After: the mean of both episodes' after 2 steps."""
+    """The means over both episodes' queries, before and after 2 steps."""
     content = work(params, [7])
     reply = ask("train", content)
     experiment = parse(CONFIG)
@@ -140,8 +140,8 @@ def test_training_is_said_with_the_losses_before_and_after(
             now = {n: w - 0.02 * g for (n, w), g in zip(now.items(), grads, strict=True)}
         return loss(now, episodes.draw(index).query).item()
 
-    before = loss(params, episodes.draw(0).query).item()
-    said = f"client 7, loss {before:.4f} -> {(after(0) + after(1)) / 2:.4f}"
+    before = sum(loss(params, episodes.draw(index).query).item() for index in (0, 1)) / 2
+    said = f"client 7, loss {before:.4f} -> {(after(0) + after(1)) / 2:.4f}; 2 episodes"
     (line,) = lines(tmp_path)
     found = re.fullmatch(STAMP + f"train     heights round 2: {re.escape(said)}" + TRAFFIC, line)
     assert found, line

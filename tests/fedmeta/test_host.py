@@ -529,7 +529,8 @@ def test_the_last_batch_of_an_epoch_is_filled_up(examples: int, epochs: int, siz
 
 
 @pytest.mark.parametrize(
-    ("inner", "steps", "gradients"), [("gradient_descent", 3 + 5, 3), ("hessian_free", 3 * 6 + 5, 6)]
+    ("inner", "steps", "gradients"),
+    [("gradient_descent", 3 + 5, 3), ("hessian_free", 3 * 6 + 5, 6)],
 )
 def test_imaml_counts_products_with_the_hessian(inner: Any, steps: int, gradients: int) -> None:
     """5 for the implicit gradient, and in each of 3 Newton steps its gradient and 5.

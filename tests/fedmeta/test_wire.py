@@ -198,20 +198,6 @@ def test_the_size_of_a_message_is_that_of_its_arrays_texts_and_numbers() -> None
     assert size(RecordDict()) == 0
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("name: sines\nseed: 0\n", "sines"),
-        ("seed: 0\nname:  a-b.c\n", "a-b.c"),
-        ("data: {name: sines}\n", "?"),
-        ("data:\n  name: sines\n", "?"),
-        ("", "?"),
-    ],
-)
-def test_work_has_the_name_of_its_experiment(text: str, name: str) -> None:
-    assert Work(text, 1, []).name == name
-
-
 @pytest.mark.parametrize("ids", [[], [3], [0, 1, 2, 7, 9, 10], range(100_000)])
 def test_a_roster_says_who_is_hosted_in_few_numbers(ids: Sequence[int]) -> None:
     hosted = {"train": ids, "val": [], "test": [2**40]}
