@@ -1,6 +1,7 @@
 """``make federation``: a config on a real Flower deployment, every node with shards of its own."""
 
 import argparse
+import json
 import shutil
 import signal
 import sys
@@ -13,9 +14,10 @@ from fedmeta.config import Experiment
 from fedmeta.data.federation import SPLITS
 from fedmeta.errors import FedmetaError, RunFolderError
 from fedmeta.run_folder import new_run_folder
+from simulations.listing import result_tables
 from simulations.loopback import Loopback, Node
 from simulations.shards import take_shards, write_shards
-from simulations.terminal import guard
+from simulations.terminal import console, guard
 from strategies.opening import open_config
 
 CHECKOUT = Path(__file__).parents[1]
@@ -40,10 +42,12 @@ def deploy(config: Path, overrides: Sequence[str], nodes: int, chosen: Path | No
             command.wait()
         finally:
             command.kill()
-    if not (run / "summary.json").exists():
+    if not (summary := run / "summary.json").exists():
         raise FedmetaError(
             f"the run did not get to its end; the logs are in {folder / 'federation'}"
         )
+    console.print(*result_tables(json.loads(summary.read_text())), sep="\n")
+    console.print(f"devices' logs: {folder / 'node*' / 'log.txt'}", soft_wrap=True, highlight=False)
 
 
 def deal(experiment: Experiment, nodes: int, folder: Path) -> list[Node]:

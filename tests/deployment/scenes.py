@@ -12,6 +12,7 @@ from tests.flower_simulation import flower, flwr_run
 PATIENCE = 600.0
 """Seconds for a federation beside others, on a machine with two cores that has other tests to run."""
 PARITY = ("engine.name=loop",)
+TRACKED = ("tracking.wandb.mode=offline", "tracking.tensorboard=true")
 FAULTS = {"raises": 2, "nan": 3, "shape": 4, "keys": 5, "zero": 6, "huge": 7}
 """What is wrong with the clients 2 to 7; 0 and 1 are well."""
 ALTERED, CUT, STRICT = 8, 9, 10
@@ -30,7 +31,7 @@ def parity(folder: Path) -> Scene:
     """Three devices, each with clients that train, validate and test."""
     experiment = experiment_of(*PARITY)
     nodes = [device(folder, experiment, f"node{i}", range(i, 12, 3)) for i in range(3)]
-    return play(folder, nodes, PARITY, PATIENCE)
+    return play(folder, nodes, (*PARITY, *TRACKED), PATIENCE)
 
 
 def simulated(folder: Path) -> Scene:

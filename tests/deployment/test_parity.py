@@ -13,6 +13,7 @@ from strategies.sampling import sample
 from strategies.state import load_state
 from tests.deployment.conftest import Scene, experiment_of
 from tests.deployment.scenes import PARITY
+from tests.wandb_offline import read, series
 
 RELATIVE = 1e-6
 """Float32 sums in another order: 0.6e-7 each, and five steps of Adam along them."""
@@ -91,6 +92,25 @@ def test_the_devices_trained_the_clients_of_the_simulation(begun) -> None:
         for client in sample(np.arange(6), 3, 0, round).tolist()
     }
     assert found == expected
+
+
+def test_a_run_over_devices_leaves_what_a_simulation_leaves(begun, local: Scene) -> None:
+    """The same run folder, and with it W&B and TensorBoard, where they are on."""
+    scene = begun["parity"].result()
+
+    def files(run: Path) -> set[str]:
+        apart = ("wandb", "tensorboard", "clients")
+        paths = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+        return {str(path) for path in paths if path.parts[0] not in apart}
+
+    assert files(scene.run) == files(local.run)
+    assert len(list((scene.run / "tensorboard").glob("events.*"))) == 1
+    losses = series(read(scene.run), "train/loss")
+    assert losses == {
+        row["round"]: row["loss"]
+        for line in (scene.run / "metrics.jsonl").read_text().splitlines()
+        if (row := json.loads(line))["split"] == "train"
+    }
 
 
 def test_the_bytes_of_a_device_are_those_of_its_params(begun) -> None:
