@@ -124,7 +124,7 @@ def _run(
         if folder.exists():
             console.print(f"stopped; continue with: fedmeta run --resume {folder}", soft_wrap=True)
         raise
-    from simulations.listing import result_tables
+    from strategies.result_tables import result_tables
 
     console.print(*result_tables(outcome.summary), sep="\n")
     console.print(f"run folder: {folder}", soft_wrap=True)
@@ -142,8 +142,8 @@ def _show(path: Path, overrides: list[str]) -> None:
 
 def _evaluate(folder: Path, overrides: list[str]) -> None:
     require("fedmeta", "server", "scipy", "matplotlib")
-    from simulations.listing import result_tables
     from simulations.run import evaluate_again
+    from strategies.result_tables import result_tables
 
     summary = evaluate_again(folder, overrides)
     console.print(*result_tables(summary), sep="\n")

@@ -1,7 +1,6 @@
 """``make federation``: a config on a real Flower deployment, every node with shards of its own."""
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -14,7 +13,6 @@ from fedmeta.config import Experiment
 from fedmeta.data.federation import SPLITS
 from fedmeta.errors import FedmetaError, RunFolderError
 from fedmeta.run_folder import new_run_folder
-from simulations.listing import result_tables
 from simulations.loopback import Loopback, Node
 from simulations.shards import take_shards, write_shards
 from simulations.terminal import console, guard
@@ -42,11 +40,10 @@ def deploy(config: Path, overrides: Sequence[str], nodes: int, chosen: Path | No
             command.wait()
         finally:
             command.kill()
-    if not (summary := run / "summary.json").exists():
+    if not (run / "summary.json").exists():
         raise FedmetaError(
             f"the run did not get to its end; the logs are in {folder / 'federation'}"
         )
-    console.print(*result_tables(json.loads(summary.read_text())), sep="\n")
     console.print(f"devices' logs: {folder / 'node*' / 'log.txt'}", soft_wrap=True, highlight=False)
 
 

@@ -15,6 +15,7 @@ from fedmeta.tracking import build_recorders
 from fedmeta.tracking.console import Console
 from fedmeta.tracking.recorder import Recorders
 from strategies.opening import open_new, open_old
+from strategies.result_tables import result_tables
 from strategies.server import federate
 from strategies.state import CHECKPOINT
 
@@ -27,9 +28,7 @@ def main(grid: Grid, context: Context) -> None:
     try:
         _run(grid, {key: str(value) for key, value in context.run_config.items()})
     except FedmetaError:
-        sys.tracebacklimit = (
-            0  # the message is for a person, who sees what Flower logs of the error
-        )
+        sys.tracebacklimit = 0  # Flower logs what is raised, and a person needs the message alone
         raise
 
 
@@ -45,7 +44,8 @@ def _run(grid: Grid, settings: Mapping[str, str]) -> None:
     with taken_back(folder, folder / CHECKPOINT):
         recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
         wait, resume = experiment.cohort.wait, bool(settings["resume"])
-        federate(experiment, grid, folder, recorders, resume, wait)
+        found = federate(experiment, grid, folder, recorders, resume, wait)
+    console.print(*result_tables(found.summary), sep="\n")
     console.print(f"run folder: {folder.resolve()}", soft_wrap=True)
 
 
