@@ -116,6 +116,8 @@ def test_shared_and_transposed_tensors_are_saved_by_value(tmp_path: Path, quicks
         "strategy.schedule=linear",
         "cohort.clients=49",
         "cohort.replies=each",
+        "cohort.outlier=7",
+        "wire.params=bfloat16",
     ],
 )
 def test_another_config_is_refused(
@@ -131,6 +133,8 @@ def test_another_config_is_refused(
     [
         "name=again",
         "rounds=4000",
+        "cohort.timeout=7",
+        "cohort.wait=7",
         "engine.name=loop",
         "engine.chunk=7",
         "engine.executor=ray",

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
 from fedmeta.wire import pack_params, pack_replies, size
+from strategies.roster import senders
 from strategies.validation import Checked, Expected, check, failed_alike
 
 PARAMS = {"w": torch.zeros(2), "rate": torch.zeros(())}
@@ -180,6 +181,17 @@ def test_a_second_reply_and_a_stranger_count_for_nothing(reply: Reply) -> None:
     messages = [reply(node, pack_replies(answer(1))) for node in (GOOD, GOOD, 99)]
     checked = check(messages, {GOOD: [1]}, Expected(PARAMS))
     assert (ids(checked), checked.dropped) == ([[1]], {})
+
+
+def test_of_a_node_that_is_gone_the_superlink_says_so() -> None:
+    """Its error has the SuperLink's own number, 1, and the id of the message that was never answered."""
+    sent = Message(RecordDict(), BAD, "train")
+    sent.metadata.__dict__["_message_id"] = "to BAD"
+    error = Message(Error(code=5, reason="Node Unavailable"), reply_to=sent)
+    error.metadata.__dict__["_src_node_id"] = 1
+    asked = {BAD: [0], GOOD: [1]}
+    checked = check([error], asked, Expected(PARAMS, nodes=senders([sent])))
+    assert checked.dropped == {0: "Node Unavailable", 1: "no reply in time"}
 
 
 def test_all_clients_failing_alike_are_seen_to(reply: Reply) -> None:
