@@ -128,6 +128,7 @@ class Attendance:
             silent.discard(node := sender(reply, sent))
             try:
                 self._known[node] = _spans(reply)
+                _log.info("node %d takes part: %s", node, _described(reply, self._known[node]))
             except FedmetaError as e:
                 self.refused[node] = short(e)
         self.refused |= dict.fromkeys(silent, f"no answer within {self._timeout:g} s")
@@ -159,6 +160,14 @@ def _spans(reply: Message) -> Spans:
     if not any(spans):
         raise FedmetaError("it hosts no client")
     return spans
+
+
+def _described(reply: Message, spans: Spans) -> str:
+    """How many clients a node hosts, and what its owner allows."""
+    counts = [(split, sum(map(len, runs))) for split, runs in zip(SPLITS, spans, strict=True)]
+    limits = reply.content.config_records.get("limits", {})
+    said = [f"{count} {split} clients" for split, count in counts if count]
+    return ", ".join([*said, *(f"{key} {short(value)}" for key, value in limits.items())])
 
 
 def _runs(edges: object) -> tuple[range, ...]:

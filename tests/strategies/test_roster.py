@@ -108,6 +108,14 @@ def test_every_node_is_asked_once() -> None:
     assert attendance._grid.asked == [2, 3, 4]
 
 
+def test_the_log_says_what_a_node_hosts_and_allows(caplog: pytest.LogCaptureFixture) -> None:
+    answer = hosting(4)
+    answer["limits"] = ConfigRecord({"max-steps": 20, "learners": "maml, reptile"})
+    with caplog.at_level("INFO"):
+        attendance_of(answer).now()
+    assert "node 2 takes part: 1 train clients, max-steps 20, learners maml, reptile" in caplog.text
+
+
 def test_who_goes_is_not_asked_for_work_and_who_comes_is() -> None:
     """And who went is known: those that cannot be scored are counted."""
     attendance = attendance_of(hosting(0), hosting(3))
