@@ -17,8 +17,9 @@ NAME = Path("@fedmeta/fedmeta")
 OVERRIDES = " ".join([*SMALL, "rounds=1", "cohort.wait=1"])
 CODE = """\
 from pathlib import Path
+from fedmeta import client_app
 Path({mark!r}).touch()
-from fedmeta.client_app import app
+app = client_app.app
 """
 
 

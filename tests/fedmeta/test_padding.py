@@ -53,7 +53,9 @@ def test_the_shorter_are_padded_with_what_has_no_target() -> None:
 def test_a_target_that_is_no_number_is_not_taken_for_padding(tmp_path: Path) -> None:
     """One point of client 3, in a stack with others: it is named as when it is alone."""
     block, params = opened(MAML)
-    federation = Spoilt(**vars(block.federation))
+    whole = block.federation
+    assert isinstance(whole, SinusoidFederation)
+    federation = Spoilt(whole.dataset, whole.seed, whole.device, whole.dtype)
     block = replace(block, drawing=replace(block.drawing, federation=federation))
     replies = block.train(params, CLIENTS, 1, ClientStates(tmp_path))
     assert max(block.engine.given) > 1
@@ -100,7 +102,6 @@ class Noting(Vmap):
         return super().map(function, params, each)
 
 
-@dataclass(frozen=True)
 class Spoilt(SinusoidFederation):
     """The first query point of client 3 has no number for its target."""
 
