@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MessageType
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedmeta import __version__
@@ -165,7 +165,7 @@ def _spans(reply: Message) -> Spans:
 def _described(reply: Message, spans: Spans) -> str:
     """How many clients a node hosts, and what its owner allows."""
     counts = [(split, sum(map(len, runs))) for split, runs in zip(SPLITS, spans, strict=True)]
-    limits = reply.content.config_records.get("limits", {})
+    limits = reply.content.config_records.get("limits") or ConfigRecord()
     said = [f"{count} {split} clients" for split, count in counts if count]
     return ", ".join([*said, *(f"{key} {short(value)}" for key, value in limits.items())])
 

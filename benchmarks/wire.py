@@ -1,0 +1,194 @@
+"""What fewer bytes on the wire cost in accuracy: Omniglot 5-way 1-shot, second-order MAML.
+
+    python -m benchmarks.wire [--out FOLDER] [--seeds 0,1,2]
+
+Prints a table; writes docs/wire.json and docs/images/wire.png. A finished run is not run again.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.results import machine
+from benchmarks.wire_picture import draw
+from fedmeta.run_folder import write_json
+from simulations.compare import Cell, cells, read_row, run_all
+from simulations.terminal import numbers
+from strategies.evaluation import interval
+
+CONFIG = Path(__file__).parents[1] / "configs" / "omniglot_maml.yaml"
+RESULTS, PICTURE = Path("docs/wire.json"), Path("docs/images/wire.png")
+SEEDS, ROUNDS, CLIENTS = "0,1,2", 100, 16
+SMALLER = (
+    f"rounds={ROUNDS}",
+    "model.filters=32",
+    f"cohort.clients={CLIENTS}",
+    "cohort.replies=each",
+    "data.clients.val=20",  # they decide nothing
+    "evaluation.clients=20",
+    "data.clients.test=500",
+    f"evaluation.every={ROUNDS}",
+    "evaluation.select=last",  # one choice less that differs between runs
+    "engine.name=recorded",  # auto may choose another engine in each run, with other last bits
+    f"engine.chunk={CLIENTS}",
+    "tracking.wandb.mode=disabled",
+    "tracking.tensorboard=false",
+)
+"""What is not the config's, besides strategy and training clients."""
+ADAM = {"name": "fedadam", "weighting": "uniform", "lr": 0.003, "tau": 1e-8, "beta2": 0.999}
+SGD = {"name": "fedavg", "weighting": "uniform", "lr": 0.3}
+"""Rates of exact runs, by 300 validation clients and a seed that is none of those here: Adam's of 0.001,
+0.003 and 0.01, that of SGD of 0.3 and 1."""
+
+HALVES_DOWN = {f"params {form}": f"{{params: {form}}}" for form in ("bfloat16", "float16")}
+HALVES_UP = {f"deltas {form}": f"{{deltas: {form}}}" for form in ("bfloat16", "float16")}
+INT8, TENTH, HUNDREDTH = (
+    {title: f"{{{wire}}}", f"{title}, no feedback": f"{{{wire}, feedback: false}}"}
+    for title, wire in (
+        ("int8", "deltas: int8"),
+        ("topk 0.1", "deltas: topk, fraction: 0.1"),
+        ("topk 0.01", "deltas: topk, fraction: 0.01"),
+    )
+)
+BOTH = {
+    "params bfloat16, int8": "{params: bfloat16, deltas: int8}",
+    "params bfloat16, topk 0.01": "{params: bfloat16, deltas: topk, fraction: 0.01}",
+}
+EXACT = {"exact": "{}"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in the form of the numbers alone."""
+
+    name: str
+    title: str
+    strategy: dict[str, Any]
+    train: int
+    """Registered clients: with fewer of them each comes back more often, with what it left out."""
+    forms: dict[str, str]
+    """The settings of ``wire`` by title; the first is exact."""
+
+    def cell(self, form: str, seed: int, out: Path) -> Cell:
+        """One run."""
+        config = out / f"{self.name}.yaml"
+        slug = "-".join([self.name, *form.replace(",", "").split()])
+        settings = (f"name={slug}", f"data.clients.train={self.train}", f"wire={self.forms[form]}")
+        (cell,) = cells([config], [*SMALLER, *settings], [seed], False, out)
+        return cell
+
+    def write_config(self, out: Path) -> None:
+        """The config with the strategy of this group: overrides merge, and would keep Adam's keys."""
+        sections = yaml.safe_load(CONFIG.read_text()) | {"strategy": self.strategy}
+        (out / f"{self.name}.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+
+
+GROUPS = (
+    Group(
+        "adam",
+        "server Adam, 1,000 clients",
+        ADAM,
+        1000,
+        EXACT | HALVES_DOWN | HALVES_UP | INT8 | TENTH | HUNDREDTH | BOTH,
+    ),
+    Group("adam32", "server Adam, 32 clients", ADAM, 32, EXACT | HUNDREDTH),
+    Group("sgd32", "server SGD, 32 clients", SGD, 32, EXACT | HUNDREDTH),
+)
+COLUMNS = (
+    "", "kB down", "kB up", "of exact", "accuracy", "difference to exact", "distinguishable",
+)  # fmt: skip
+
+
+def row(exact: Sequence[Cell], these: Sequence[Cell]) -> dict[str, Any]:
+    """The seeds of a form beside those of exact, seed by seed."""
+    scores, others = (list(map(_accuracy, runs)) for runs in (these, exact))
+    differences = [100 * (a - b) for a, b in zip(scores, others, strict=True)]
+    half = interval(torch.tensor(differences, dtype=torch.float64))
+    assert half is not None
+    mean = fmean(differences)
+    return {
+        "down": _bytes(these, "down"),
+        "up": _bytes(these, "up"),
+        "ratio": _total(these) / _total(exact),
+        "accuracies": [100 * score for score in scores],
+        "accuracy": 100 * fmean(scores),
+        "difference": mean,
+        "half": half,
+        "distinguishable": abs(mean) > half,
+    }
+
+
+def _accuracy(cell: Cell) -> float:
+    return float(read_row(cell.row_file)["test"]["after"]["accuracy"])
+
+
+def _bytes(these: Sequence[Cell], way: str) -> float:
+    """Of one client in one round, with names, headers and the config."""
+    found = (json.loads((cell.folder / "summary.json").read_text()) for cell in these)
+    return fmean(summary["bytes"][way] for summary in found) / (ROUNDS * CLIENTS)
+
+
+def _total(these: Sequence[Cell]) -> float:
+    return _bytes(these, "down") + _bytes(these, "up")
+
+
+def table(groups: dict[str, Any]) -> Iterator[str]:
+    """Markdown, line by line."""
+    for found in groups.values():
+        yield f"| {' | '.join([found['title'], *COLUMNS[1:]])} |"
+        yield f"| --- |{' --: |' * (len(COLUMNS) - 2)} --- |"
+        for form, each in found["rows"].items():
+            compared = form != "exact"
+            cells = (
+                form,
+                f"{each['down'] / 1000:.1f}",
+                f"{each['up'] / 1000:.1f}",
+                f"{100 * each['ratio']:.0f} %",
+                f"{each['accuracy']:.1f} %",
+                f"{each['difference']:+.1f} ± {each['half']:.1f}" if compared else "",
+                ("yes" if each["distinguishable"] else "no") if compared else "",
+            )
+            yield f"| {' | '.join(cells)} |"
+        yield ""
+
+
+def main() -> None:
+    """Run what is missing, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/wire"))
+    parser.add_argument("--seeds", default=SEEDS, help="two or more")
+    args = parser.parse_args()
+    out, seeds = args.out, numbers(args.seeds, "--seeds")
+    if len(seeds) < 2:
+        parser.error("--seeds must be two or more: the interval is over them")
+    out.mkdir(parents=True, exist_ok=True)
+    for group in GROUPS:
+        group.write_config(out)
+    wanted = {
+        (group.name, form, seed): group.cell(form, seed, out)
+        for seed in seeds
+        for group in GROUPS
+        for form in group.forms
+    }
+    if failed := run_all(list(wanted.values()), 1, lambda line: print(line, flush=True)):
+        raise SystemExit(f"{len(failed)} of {len(wanted)} runs failed: {failed}")
+    groups: dict[str, Any] = {}
+    for group in GROUPS:
+        runs = {form: [wanted[group.name, form, seed] for seed in seeds] for form in group.forms}
+        rows = {form: row(runs["exact"], these) for form, these in runs.items()}
+        groups[group.name] = {"title": group.title, "rows": rows}
+    settings = {"rounds": ROUNDS, "clients": CLIENTS, "seeds": seeds, "test_clients": 500}
+    write_json(RESULTS, settings | {"groups": groups, "machine": machine()})
+    draw(groups, PICTURE)
+    print("\n".join(table(groups)))
+
+
+if __name__ == "__main__":
+    main()
