@@ -16,8 +16,9 @@ from fedmeta.config import Experiment, parse
 from fedmeta.data.federation import SPLITS
 from fedmeta.engines.memory import keep_freed_memory
 from fedmeta.host import Host, permit, within
+from fedmeta.packing import unpack_params
 from fedmeta.types import Params
-from fedmeta.wire import Work, pack_replies, pack_roster, pack_scores, unpack_params, unpack_work
+from fedmeta.wire import Work, pack_replies, pack_roster, pack_scores, unpack_work
 
 
 def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:

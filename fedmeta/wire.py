@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedmeta.data.federation import Split
 from fedmeta.evaluation import Scores
+from fedmeta.packing import pack_params, unpack_params
 from fedmeta.replies import Replies
-from fedmeta.types import Params
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,6 @@ class Work:
     run: str = ""
     """What clients keep their state under, the same when a run is resumed; empty where unseen clients
     are scored."""
-
-
-def pack_params(params: Params) -> ArrayRecord:
-    """Params or a stack of them; dtypes and shapes are kept."""
-    return ArrayRecord({name: Array(value.numpy(force=True)) for name, value in params.items()})
-
-
-def unpack_params(record: ArrayRecord) -> Params:
-    """The inverse of ``pack_params``."""
-    return {name: torch.from_numpy(array.numpy()) for name, array in record.items()}
 
 
 def pack_work(params: ArrayRecord, work: Work) -> RecordDict:

@@ -13,7 +13,8 @@ from flwr.serverapp.strategy import Strategy
 from fedmeta.compression import shrink
 from fedmeta.config import Experiment
 from fedmeta.errors import FedmetaError
-from fedmeta.wire import Work, pack_params, pack_work, size
+from fedmeta.packing import pack_params
+from fedmeta.wire import Work, pack_work, size
 from strategies.evaluation import Report, Scoring, collect, score
 from strategies.roster import Attendance, Roster, senders
 from strategies.sampling import sample

@@ -20,10 +20,10 @@ from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients, Split
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.initial import first_params
+from fedmeta.packing import pack_params
 from fedmeta.run_folder import write_json, write_lines
 from fedmeta.tracking.recorder import Recorders, Row, Run
 from fedmeta.types import Params
-from fedmeta.wire import pack_params
 from strategies.evaluation import Report, collect, score
 from strategies.meta_strategy import MetaStrategy
 from strategies.roster import Attendance, Roster, check_somebody

@@ -28,6 +28,7 @@ DOORS = {
         "fedmeta/client_app.py",
         "fedmeta/device_log.py",
         "fedmeta/node.py",
+        "fedmeta/packing.py",
         "fedmeta/wire.py",
         "simulations/executors/local.py",
         "simulations/executors/ray.py",
@@ -100,7 +101,8 @@ from fedmeta.compression import shrink
 from fedmeta.config import parse
 from fedmeta.data.shard import Shard, write_shard
 from fedmeta.initial import first_params
-from fedmeta.wire import Work, pack_params, pack_work, unpack_replies
+from fedmeta.packing import pack_params
+from fedmeta.wire import Work, pack_work, unpack_replies
 
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 folder = Path(sys.argv[1])

@@ -25,10 +25,11 @@ from fedmeta.compression import (
 )
 from fedmeta.config import parse
 from fedmeta.errors import ConfigError
+from fedmeta.packing import pack_params, unpack_params
 from fedmeta.replies import Replies
 from fedmeta.settings import WireSettings
 from fedmeta.types import Params
-from fedmeta.wire import pack_params, pack_replies, size, unpack_params, unpack_replies
+from fedmeta.wire import pack_replies, size, unpack_replies
 from tests.fedmeta.test_wire import same, travel
 
 FORMS = ("exact", "float16", "bfloat16", "int8", "topk")

@@ -22,17 +22,10 @@ from fedmeta.evaluation import Scores, curve
 from fedmeta.host import Host
 from fedmeta.initial import first_params, objective
 from fedmeta.node import answer
+from fedmeta.packing import pack_params
 from fedmeta.replies import Replies
 from fedmeta.types import Params
-from fedmeta.wire import (
-    Work,
-    pack_params,
-    pack_replies,
-    pack_scores,
-    pack_work,
-    size,
-    unpack_replies,
-)
+from fedmeta.wire import Work, pack_replies, pack_scores, pack_work, size, unpack_replies
 
 CONFIG = """
 name: heights

@@ -28,15 +28,9 @@ from fedmeta.learners.imaml import Imaml
 from fedmeta.models.mlp import Mlp
 from fedmeta.node import answer
 from fedmeta.objective import Objective, initial_params
+from fedmeta.packing import pack_params, unpack_params
 from fedmeta.types import Batch, Episode, Params
-from fedmeta.wire import (
-    Work,
-    pack_params,
-    pack_work,
-    unpack_params,
-    unpack_replies,
-    unpack_scores,
-)
+from fedmeta.wire import Work, pack_work, unpack_replies, unpack_scores
 
 # Node config
 

@@ -10,7 +10,8 @@ from fedmeta.errors import ConfigError
 from fedmeta.host import Host
 from fedmeta.initial import first_params
 from fedmeta.node import answer
-from fedmeta.wire import Work, pack_params, pack_work, short, unpack_params, unpack_replies
+from fedmeta.packing import pack_params, unpack_params
+from fedmeta.wire import Work, pack_work, short, unpack_replies
 
 
 def test_a_message_cannot_read_the_environment_of_a_node(

@@ -14,6 +14,7 @@ from fedmeta.data.federation import Clients, Purpose
 from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.initial import first_params
 from fedmeta.objective import Kind
+from fedmeta.packing import unpack_params
 from fedmeta.seeding import Part
 from fedmeta.tracking.recorder import Recorders
 from fedmeta.types import Batch, Episode, Params
@@ -101,11 +102,11 @@ def test_private_params_are_in_no_message(
     federate(experiment, CohortGrid(executor), tmp_path, Recorders([]))
     for kind, content in executor.heard:
         if kind in ("train", "evaluate"):
-            assert set(content.array_records["params"]) == TRAVELS[learner]
+            assert set(unpack_params(content.array_records["params"])) == TRAVELS[learner]
         if kind == "train reply":
-            assert set(content.array_records["deltas"]) == TRAVELS[learner]
+            assert set(unpack_params(content.array_records["deltas"])) == TRAVELS[learner]
         if kind == "evaluate reply":
-            assert set(content.array_records["curves"]) == {"loss", "accuracy"}
+            assert set(unpack_params(content.array_records["curves"])) == {"loss", "accuracy"}
     assert [kind for kind, _ in executor.heard].count("train reply") == 2
 
     travels, private = first_params(experiment)

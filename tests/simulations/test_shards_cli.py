@@ -15,7 +15,8 @@ from fedmeta.data.shard import read_shard, read_shards
 from fedmeta.host import Host
 from fedmeta.initial import first_params
 from fedmeta.node import answer
-from fedmeta.wire import Work, pack_params, pack_work, unpack_replies
+from fedmeta.packing import pack_params
+from fedmeta.wire import Work, pack_work, unpack_replies
 from tests.simulations.conftest import CONFIGS, SMALL
 from tests.simulations.test_cli import QUICKSTART, fedmeta, refused
 

@@ -20,8 +20,9 @@ from ray.cluster_utils import Cluster
 
 from fedmeta.config import Experiment
 from fedmeta.initial import first_params
+from fedmeta.packing import pack_params
 from fedmeta.tracking.recorder import Row, Run
-from fedmeta.wire import Work, pack_params, pack_work
+from fedmeta.wire import Work, pack_work
 from simulations.executors import ray as executor
 from simulations.executors.local import LocalExecutor
 from simulations.run import run

@@ -9,8 +9,9 @@ from flwr.app import ConfigRecord
 
 from fedmeta.config import load
 from fedmeta.evaluation import Scores
+from fedmeta.packing import pack_params
 from fedmeta.replies import Replies
-from fedmeta.wire import pack_params, unpack_work
+from fedmeta.wire import unpack_work
 from simulations.executors.local import LocalExecutor
 from simulations.grid import CohortGrid
 from strategies.aggregation import weighted_mean

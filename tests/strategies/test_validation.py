@@ -1,6 +1,7 @@
 """One bad client is dropped and named; the others' deltas count as if it had not been asked."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from fedmeta.packing import pack_params
 from fedmeta.replies import Replies, summed
 from fedmeta.types import Params
-from fedmeta.wire import pack_params, pack_replies, size
+from fedmeta.wire import pack_replies, size
 from strategies.roster import senders
 from strategies.validation import Checked, Expected, check, failed_alike
 
@@ -48,9 +50,16 @@ def failures(clients: list[object], reasons: list[object]) -> ConfigRecord:
 
 
 def raw(data: bytes) -> RecordDict:
-    """Client 0's reply whose ``w`` is these bytes."""
-    entry = Array(dtype="float32", shape=(1, 2), stype="numpy.ndarray", data=data)
-    return records(deltas=ArrayRecord({**pack_params(answer(0).deltas), "w": entry}))
+    """Client 0's reply whose numbers are these bytes, where an .npy file should be."""
+    entry = Array(dtype="uint8", shape=(12,), stype="numpy.ndarray", data=data)
+    return records(deltas=ArrayRecord({**pack_params(answer(0).deltas), "numbers": entry}))
+
+
+def laid_out(*layout: object, numbers: int = 12) -> RecordDict:
+    """Client 0's reply with such a layout; its own has 8 bytes of ``w`` and 4 of ``rate``."""
+    text = np.frombuffer(json.dumps(layout).encode(), np.uint8)
+    parts = {"layout": Array(text), "numbers": Array(np.zeros(numbers, np.uint8))}
+    return records(deltas=ArrayRecord(parts))
 
 
 def npy(shape: str, payload: bytes = b"") -> bytes:
@@ -69,6 +78,7 @@ def without(name: str) -> RecordDict:
     return records(deltas=pack_params({k: v for k, v in answer(0).deltas.items() if k != name}))
 
 
+W, RATE = ["w", "<f4", [1, 2]], ["rate", "<f4", [1]]
 nan, inf = float("nan"), float("inf")
 UNUSABLE = "not a usable number"
 BROKEN: dict[str, tuple[RecordDict | Error, str]] = {
@@ -112,7 +122,16 @@ BROKEN: dict[str, tuple[RecordDict | Error, str]] = {
     "no bytes": (raw(b""), "cannot be read (EOFError"),
     "noise": (raw(b"noise"), "cannot be read (ValueError"),
     "zip": (raw(b"PK\x03\x04noise"), "cannot be read (BadZipFile"),
-    "cut short": (raw(npy("(1, 2)", b"\0" * 5)), "cannot be read (ValueError"),
+    "cut short": (raw(npy("(12,)", b"\0" * 5)), "cannot be read (ValueError"),
+    "fewer bytes than laid out": (laid_out(W, RATE, numbers=11), "layout of 'rate' does not fit"),
+    "more bytes than laid out": (laid_out(W, RATE, numbers=13), "1 bytes are more than the layout"),
+    "a name twice": (laid_out(W, ["w", "<f4", [1]]), "layout of 'w' does not fit"),
+    "a shape below 0": (laid_out(["w", "<f4", [-1, -2]], RATE), "[-1, -2] is no shape"),
+    "half a shape": (laid_out(["w", "<f4", [0.5]], RATE), "[0.5] is no shape"),
+    "a huge shape": (laid_out(["w", "<f4", [10**9, 10**9]]), "layout of 'w' does not fit"),
+    "objects": (laid_out(["w", "|O", [1]], RATE, numbers=12), "layout of 'w' does not fit"),
+    "no dtype": (laid_out(["w", "secret", [1]]), "cannot be read (TypeError"),
+    "no layout": (laid_out(7), "cannot be read (TypeError"),
     "a petabyte": (raw(npy("(1" + "0" * 15 + ",)")), "cannot be read ("),
     "more than 64 bits": (raw(npy("(1" + "0" * 21 + ",)")), "cannot be read ("),
     "pickle": (raw(pickled()), "allow_pickle=False"),
