@@ -25,7 +25,7 @@ from strategies.evaluation import interval
 
 CONFIG = Path(__file__).parents[1] / "configs" / "omniglot_maml.yaml"
 RESULTS, PICTURE = Path("docs/wire.json"), Path("docs/images/wire.png")
-SEEDS, ROUNDS, CLIENTS = "0,1,2", 100, 16
+SEEDS, ROUNDS, CLIENTS, TEST = "0,1,2", 100, 16, 500
 SMALLER = (
     f"rounds={ROUNDS}",
     "model.filters=32",
@@ -33,7 +33,7 @@ SMALLER = (
     "cohort.replies=each",
     "data.clients.val=20",  # they decide nothing
     "evaluation.clients=20",
-    "data.clients.test=500",
+    f"data.clients.test={TEST}",
     f"evaluation.every={ROUNDS}",
     "evaluation.select=last",  # one choice less that differs between runs
     "engine.name=recorded",  # auto may choose another engine in each run, with other last bits
@@ -47,10 +47,11 @@ SGD = {"name": "fedavg", "weighting": "uniform", "lr": 0.3}
 """Rates of exact runs, by 300 validation clients and a seed that is none of those here: Adam's of 0.001,
 0.003 and 0.01, that of SGD of 0.3 and 1."""
 
+WITHOUT = ", no feedback"
 HALVES_DOWN = {f"params {form}": f"{{params: {form}}}" for form in ("bfloat16", "float16")}
 HALVES_UP = {f"deltas {form}": f"{{deltas: {form}}}" for form in ("bfloat16", "float16")}
 INT8, TENTH, HUNDREDTH = (
-    {title: f"{{{wire}}}", f"{title}, no feedback": f"{{{wire}, feedback: false}}"}
+    {title: f"{{{wire}}}", title + WITHOUT: f"{{{wire}, feedback: false}}"}
     for title, wire in (
         ("int8", "deltas: int8"),
         ("topk 0.1", "deltas: topk, fraction: 0.1"),
@@ -102,27 +103,30 @@ GROUPS = (
     Group("sgd32", "server SGD, 32 clients", SGD, 32, EXACT | HUNDREDTH),
 )
 COLUMNS = (
-    "", "kB down", "kB up", "of exact", "accuracy", "difference to exact", "distinguishable",
+    "kB down", "kB up", "of exact", "accuracy", "difference to exact", "distinguishable",
 )  # fmt: skip
 
 
 def row(exact: Sequence[Cell], these: Sequence[Cell]) -> dict[str, Any]:
-    """The seeds of a form beside those of exact, seed by seed."""
-    scores, others = (list(map(_accuracy, runs)) for runs in (these, exact))
-    differences = [100 * (a - b) for a, b in zip(scores, others, strict=True)]
-    half = interval(torch.tensor(differences, dtype=torch.float64))
-    assert half is not None
-    mean = fmean(differences)
+    """The seeds of a form, beside those of exact."""
+    scores = [100 * _accuracy(cell) for cell in these]
     return {
         "down": _bytes(these, "down"),
         "up": _bytes(these, "up"),
         "ratio": _total(these) / _total(exact),
-        "accuracies": [100 * score for score in scores],
-        "accuracy": 100 * fmean(scores),
-        "difference": mean,
-        "half": half,
-        "distinguishable": abs(mean) > half,
+        "accuracies": scores,
+        "accuracy": fmean(scores),
+        **compare(these, exact),
     }
+
+
+def compare(these: Sequence[Cell], others: Sequence[Cell]) -> dict[str, Any]:
+    """Percentage points between runs of the same seeds, with a 95 % t interval over the seeds."""
+    pairs = zip(these, others, strict=True)
+    points = [100 * (_accuracy(a) - _accuracy(b)) for a, b in pairs]
+    mean, half = fmean(points), interval(torch.tensor(points, dtype=torch.float64))
+    assert half is not None
+    return {"difference": mean, "half": half, "distinguishable": abs(mean) > half}
 
 
 def _accuracy(cell: Cell) -> float:
@@ -142,21 +146,29 @@ def _total(these: Sequence[Cell]) -> float:
 def table(groups: dict[str, Any]) -> Iterator[str]:
     """Markdown, line by line."""
     for found in groups.values():
-        yield f"| {' | '.join([found['title'], *COLUMNS[1:]])} |"
-        yield f"| --- |{' --: |' * (len(COLUMNS) - 2)} --- |"
+        yield f"| {' | '.join([found['title'], *COLUMNS])} |"
+        yield f"| --- |{' --: |' * (len(COLUMNS) - 1)} --- |"
         for form, each in found["rows"].items():
-            compared = form != "exact"
             cells = (
                 form,
                 f"{each['down'] / 1000:.1f}",
                 f"{each['up'] / 1000:.1f}",
                 f"{100 * each['ratio']:.0f} %",
                 f"{each['accuracy']:.1f} %",
-                f"{each['difference']:+.1f} ± {each['half']:.1f}" if compared else "",
-                ("yes" if each["distinguishable"] else "no") if compared else "",
+                *(_verdict(each) if form != "exact" else ("", "")),
             )
             yield f"| {' | '.join(cells)} |"
         yield ""
+    yield "| what feedback adds | points | distinguishable |"
+    yield "| --- | --: | --- |"
+    for found in groups.values():
+        for form, each in found["feedback"].items():
+            yield f"| {form}, {found['title']} | {' | '.join(_verdict(each))} |"
+
+
+def _verdict(each: dict[str, Any]) -> tuple[str, str]:
+    said = f"{each['difference']:+.1f} ± {each['half']:.1f}"
+    return said, "yes" if each["distinguishable"] else "no"
 
 
 def main() -> None:
@@ -183,8 +195,13 @@ def main() -> None:
     for group in GROUPS:
         runs = {form: [wanted[group.name, form, seed] for seed in seeds] for form in group.forms}
         rows = {form: row(runs["exact"], these) for form, these in runs.items()}
-        groups[group.name] = {"title": group.title, "rows": rows}
-    settings = {"rounds": ROUNDS, "clients": CLIENTS, "seeds": seeds, "test_clients": 500}
+        feedback = {
+            form: compare(these, runs[form + WITHOUT])
+            for form, these in runs.items()
+            if form + WITHOUT in runs
+        }
+        groups[group.name] = {"title": group.title, "rows": rows, "feedback": feedback}
+    settings = {"rounds": ROUNDS, "clients": CLIENTS, "seeds": seeds, "test_clients": TEST}
     write_json(RESULTS, settings | {"groups": groups, "machine": machine()})
     draw(groups, PICTURE)
     print("\n".join(table(groups)))

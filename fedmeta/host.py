@@ -88,16 +88,23 @@ class Host:
         for key in node_config:
             if key not in (*known, *FLOWERS):
                 near = get_close_matches(key, known, n=1)
+                meant = f" (did you mean {near[0]}?)" if near else ""
                 raise ConfigError(
-                    f"node config: {key} is not a setting; there are {', '.join(known)}"
-                    + (f" (did you mean {near[0]}?)" if near else "")
+                    f"node config: {key} is not a setting{meant}; there are {', '.join(known)}"
                 )
-        paths = {k: Path(str(node_config[k])).expanduser() for k in known[:3] if k in node_config}
         asked = {name: node_config[key] for key, name in limits.items() if key in node_config}
-        states = paths.get("states", Path(STATES).expanduser())
-        shard = paths.get("shard")
-        log = paths.get("log", states / "log.txt" if shard else None)
-        return cls(states, shard, log, Limits(**asked))
+        states, shard = _path(node_config, "states") or Path(STATES), _path(node_config, "shard")
+        return cls(states.expanduser(), shard, log_of(node_config), Limits(**asked))
+
+
+def log_of(node_config: Mapping[str, Any]) -> Path | None:
+    """Where the owner reads what became of messages, also of those that the config itself fails."""
+    beside = (_path(node_config, "states") or Path(STATES)).expanduser() / "log.txt"
+    return _path(node_config, "log") or (beside if "shard" in node_config else None)
+
+
+def _path(node_config: Mapping[str, Any], key: str) -> Path | None:
+    return Path(str(node_config[key])).expanduser() if key in node_config else None
 
 
 def permit(limits: Limits, experiment: Experiment, cohort: Cohort) -> None:

@@ -1,5 +1,6 @@
 """What travels between server and node, as Flower records. No pickle: .npy bytes and scalars."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -138,5 +139,10 @@ def _unpack_failures(record: ConfigRecord) -> dict[int, str]:
 
 
 def short(reason: object) -> str:
-    """One line of at most 200 characters: what comes from outside may be of any length."""
-    return " ".join(str(reason)[:1000].split())[:200]
+    """One line of at most 300 characters: what comes from outside may be of any length.
+
+    What Flower makes of an exception, ``<class 'a.B'>:<'text'>``, becomes ``B: text``.
+    """
+    line = " ".join(str(reason)[:1000].split())
+    found = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", line)
+    return (f"{found[1]}: {found[2]}" if found else line)[:300]

@@ -28,8 +28,9 @@ def shards(
     ] = "target",
     client: Annotated[int, typer.Option(min=0, help="Who you are among the clients.")] = 0,
     split: Annotated[
-        str, typer.Option(help="Whether you train, or are among the unseen: train, val or test.")
-    ] = "train",
+        str | None,
+        typer.Option(help="Of data of your own: train (without it), or unseen: val or test."),
+    ] = None,
     invert: Annotated[
         bool, typer.Option("--invert", help="Bright for dark, in pictures of a folder.")
     ] = False,
@@ -102,7 +103,7 @@ class Own:
     table: Path | None
     target: str
     client: int
-    split: str
+    split: str | None
     invert: bool
 
 
@@ -115,16 +116,21 @@ def _shards(config: Path, overrides: list[str], out: Path, clients: str | None, 
     sources = {"--clients": clients, "--from-folder": own.folder, "--from-csv": own.table}
     if len(given := [name for name, value in sources.items() if value is not None]) != 1:
         raise ConfigError(f"give one of {', '.join(sources)}, got {' and '.join(given) or 'none'}")
-    if own.split not in SPLITS:
-        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {own.split!r}")
+    if clients is not None and own.split is not None:
+        raise ConfigError(
+            "--split is for data of your own: --clients are of the splits they are of"
+        )
+    split = own.split or "train"
+    if split not in SPLITS:
+        raise ConfigError(f"--split must be one of {', '.join(SPLITS)}, got {split!r}")
     if own.client >= (most := len(SPLITS) * MOST_CLIENTS):
         raise ConfigError(f"--client must be 0 to {most - 1:,}, got {own.client}")
     experiment = load(config, overrides)
     data, name = experiment.data, experiment.sections["data"]["name"]
     if own.folder is not None:
-        found = [shard_of_folder(own.folder, data, name, own.client, own.split, own.invert)]
+        found = [shard_of_folder(own.folder, data, name, own.client, split, own.invert)]
     elif own.table is not None:
-        found = [shard_of_table(own.table, own.target, data, name, own.client, own.split)]
+        found = [shard_of_table(own.table, own.target, data, name, own.client, split)]
     else:
         found = take_shards(experiment, numbers(str(clients), "--clients"))
     paths = write_shards(found, out)
@@ -138,9 +144,9 @@ def _adapt(run: Path, shard: Path, steps: int | None, hold_out: int, out: Path) 
     from fedmeta.personal import write_personal
     from simulations.personal import free, read_run, scores
 
-    experiment, params = read_run(run)
+    (experiment, params), mine = read_run(run), read_shard(shard)
     free(out)
-    found = adapt(experiment, params, read_shard(shard), steps, hold_out)
+    found = adapt(experiment, params, mine, steps, hold_out)
     write_personal(found.personal, out)
     console.print(scores(found))
     if not found.held_out:

@@ -56,6 +56,9 @@ def federate(
     torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
     _check_seen(experiment)
     attendance = Attendance(grid, experiment.to_yaml(), experiment.cohort.timeout)
+    attendance.now()
+    if attendance.refused:
+        check_somebody(attendance)  # where all that are here are unfit, nobody waits for others
     roster = attendance.wait(partial(_lacking, experiment), wait)
     check_somebody(attendance)
     if lacking := _lacking(experiment, roster):
@@ -150,10 +153,12 @@ def _lacking(experiment: Experiment, roster: Roster) -> str:
         ("train", "evaluation.seen", experiment.evaluation.seen),
         ("val", "evaluation.clients", experiment.evaluation.clients),
     ]
-    for split, key, wanted in wishes:
-        if wanted > (have := len(roster.clients(split))):
-            return f"{key} must be at most the {have} {split} clients, got {wanted}"
-    return "" if len(roster.clients("test")) else "there is no test client"
+    short = [
+        f"{key} must be at most the {have} {split} clients, got {wanted}"
+        for split, key, wanted in wishes
+        if wanted > (have := len(roster.clients(split)))
+    ]
+    return "; ".join(short if len(roster.clients("test")) else [*short, "there is no test client"])
 
 
 def _check_seen(experiment: Experiment) -> None:

@@ -24,7 +24,10 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run the federation that the run config names: ``config``, ``overrides``, ``run-dir``, ``resume``."""
+    """Run the federation that the run config names: ``config``, ``overrides``, ``run-dir``, ``resume``.
+
+    What is resumed needs no config: it goes on with that of its folder.
+    """
     try:
         _run(grid, {key: str(value) for key, value in context.run_config.items()})
     except FedmetaError:
@@ -33,9 +36,14 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _run(grid: Grid, settings: Mapping[str, str]) -> None:
-    config, overrides = bundled(settings["config"]), settings["overrides"].split()
+    overrides = settings["overrides"].split()
+    config = bundled(settings["config"]) if settings["config"] else None
     if settings["resume"]:
         experiment, folder = open_old(Path(settings["resume"]), config, overrides)
+    elif config is None:
+        raise ConfigError(
+            "give --run-config a config, such as 'config=\"configs/federation.yaml\"'"
+        )
     else:
         chosen = Path(settings["run-dir"]) if settings["run-dir"] else None
         experiment, folder = open_new(config, overrides, chosen)

@@ -14,7 +14,7 @@ from fedmeta.params import select
 from fedmeta.replies import Replies, column, drop_unusable
 from fedmeta.settings import WireSettings
 from fedmeta.types import Params
-from fedmeta.wire import size, unpack_replies
+from fedmeta.wire import short, size, unpack_replies
 from strategies.roster import sender
 
 MAJORITY = 3
@@ -97,7 +97,7 @@ def failed_alike(checked: Checked, asked: Mapping[int, list[int]]) -> str | None
 def _read(message: Message, expected: Expected) -> Replies | str:
     """The reply, or why there is none."""
     if message.has_error():
-        return message.error.reason or "the node failed and gave no reason"
+        return short(message.error.reason or "the node failed and gave no reason")
     try:
         return expand(unpack_replies(message.content), expected.wire, expected.params)
     except Exception as e:  # bytes from outside can fail to decode in any way

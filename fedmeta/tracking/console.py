@@ -1,12 +1,15 @@
 """The console: a progress bar on a terminal, plain lines elsewhere."""
 
 import logging
+import time
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fedmeta.tracking.recorder import Row, Run
 
+SILENCE = 5.0
+"""Seconds without a line where there is no bar, as in a federation of devices."""
 _log = logging.getLogger("fedmeta.console")
 
 
@@ -24,10 +27,11 @@ class Console:
             console=console,
             disable=not console.is_terminal,
         )
-        self._seconds, self._clients = 0.0, 0
+        self._seconds, self._clients, self._told = 0.0, 0, 0.0
 
     def start(self, run: Run) -> None:
         """Show the bar."""
+        self._rounds, self._told = run.experiment.rounds, time.monotonic()
         self._task = self._progress.add_task(
             run.experiment.name,
             total=run.experiment.rounds,
@@ -49,6 +53,11 @@ class Console:
         self._clients += row["clients"]
         speed = f"{self._clients / max(self._seconds, 1e-9):,.0f} clients/s"
         self._progress.update(self._task, completed=row["round"], speed=speed)
+        if self._progress.disable and time.monotonic() > self._told + SILENCE:
+            self._told = time.monotonic()
+            loss = f", loss {row['loss']:.4g}" if "loss" in row else ""
+            _log.info("round %d of %d: %d clients%s, %.1f s", row["round"], self._rounds,
+                      row["clients"], loss, row["seconds"])  # fmt: skip
 
     def finish(self, summary: Row | None) -> None:
         """Take the bar down."""

@@ -71,6 +71,8 @@ def band(
     middle = [scale * point[name] for point in points]
     half = [scale * (point[f"{name}_ci95"] or 0.0) for point in points]
     axes.plot(x, middle, style, color=colour, label=label, marker="o", markersize=2.5)
+    if not any(half):
+        return  # one client has no interval
     low = [m - h for m, h in zip(middle, half, strict=True)]
     high = [m + h for m, h in zip(middle, half, strict=True)]
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -84,10 +86,12 @@ def score_of(point: Row) -> tuple[str, float]:
 def new_figure(title: str) -> tuple[Any, Any]:
     """A figure that needs no display."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set_title(title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # rounds and steps are whole
     axes.grid(alpha=0.25)
     return figure, axes
 
@@ -96,9 +100,11 @@ def annotate(axes: Any, name: str, whose: str) -> None:
     """The unit, whose score it is, and what the band means."""
     unit = "accuracy (%)" if name == "accuracy" else "query loss"
     axes.set_ylabel(f"{unit}, {whose}")
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(max(bottom, 0), min(top, 100) if name == "accuracy" else top)
     if name == "loss":
         axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, title="band: 95 % interval")
+    axes.legend(frameon=False, title="band: 95 % interval" if axes.collections else None)
 
 
 def save(figure: Any, path: Path) -> None:

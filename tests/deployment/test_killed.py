@@ -113,13 +113,13 @@ def test_a_server_that_is_killed_twice_and_a_round_in_which_all_fail(tmp_path: P
         federation.kill(SUPERLINK)
         assert operator.wait(60) != 0
         federation.start_superlink()
-        operator = federation.launch(app, config | {"resume": str(run)})
+        operator = federation.launch(app, {"resume": str(run)})
         until("round 3 is recorded", lambda: trained(run) == 3)
         (server,) = server_apps(federation)
         kill(server)
         operator.communicate(timeout=200)
         assert not (run / "summary.json").exists()
-        result = federation.run(app, config | {"resume": str(run)}, 300)
+        result = federation.run(app, {"resume": str(run)}, 300)
     summary = Scene(tmp_path, experiment, result.stdout).summary
     assert (summary["rounds"], summary["idle_rounds"]) == (5, 1)
     assert {c: who["replies"] for c, who in summary["dropped_clients"].items()} == {"0": 1, "1": 1}

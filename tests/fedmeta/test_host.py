@@ -82,8 +82,8 @@ def test_an_unknown_key(key: str, suggestion: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         Host.of({key: 1})
     assert str(refusal.value) == (
-        f"node config: {key} is not a setting; there are shard, states, log, max-steps, "
-        f"max-episodes, max-seconds, max-megabytes, min-examples, learners{suggestion}"
+        f"node config: {key} is not a setting{suggestion}; there are shard, states, log, "
+        "max-steps, max-episodes, max-seconds, max-megabytes, min-examples, learners"
     )
 
 

@@ -81,7 +81,11 @@ def test_a_client_that_is_no_number_leads_nowhere(tmp_path: Path) -> None:
 
 def test_a_reason_is_one_short_line() -> None:
     assert short("OSError: no\n  space") == "OSError: no space"
-    assert len(short("x" * 10**6)) == 200
+    assert len(short("x" * 10**6)) == 300
+    assert (
+        short("<class 'fedmeta.errors.DataError'>:<'no such shard'>") == "DataError: no such shard"
+    )
+    assert short("<class 'OSError'>:<'no <'x'>'>") == "OSError: no <'x'>"
 
 
 @pytest.mark.parametrize(

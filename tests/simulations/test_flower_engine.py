@@ -37,7 +37,8 @@ def test_same_params_as_fedmeta_run(tmp_path: Path, learner: str) -> None:
     app = write_app(tmp_path / "app", tmp_path / "quickstart.yaml")
     overrides = " ".join([*SMALL, *SETTINGS])
     with flower(tmp_path) as environment:
-        settings = f'overrides="{overrides}" run-dir="{tmp_path / "flower-run"}"'
+        config = 'config="configs/quickstart.yaml"'
+        settings = f'{config} overrides="{overrides}" run-dir="{tmp_path / "flower-run"}"'
         output = flwr_run(app, settings, environment)
     assert (tmp_path / "flower-run" / "summary.json").exists(), output
 
