@@ -17,6 +17,10 @@ os.environ |= {
     "WANDB_MODE": "offline",
     "XDG_CACHE_HOME": CACHE,
 }
+if data := os.environ.get("FEDMETA_DATA"):
+    os.environ["FEDMETA_DATA"] = os.path.abspath(
+        data
+    )  # tests and processes have folders of their own
 
 
 @pytest.fixture(scope="session")

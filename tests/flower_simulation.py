@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simulations.processes import free_port, processes_with
@@ -31,9 +31,10 @@ def flower(folder: Path) -> Iterator[dict[str, str]]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     for process in processes_with(f"FLWR_HOME={home}\0".encode()):
-        if b"flower-superlink" in Path(f"/proc/{process}/cmdline").read_bytes():
-            os.kill(process, signal.SIGTERM)
-            wait_until_gone(process)
+        with suppress(FileNotFoundError, ProcessLookupError):  # its children end with it
+            if b"flower-superlink" in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, signal.SIGTERM)
+                wait_until_gone(process)
 
 
 def flwr_run(app: Path, settings: str, environment: Mapping[str, str]) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +139,9 @@ def server_apps(federation: Loopback) -> Iterator[int]:
     """Processes of ServerApps."""
     home = federation.environment_of(SUPERLINK)["FLWR_HOME"]
     for process in processes_with(f"FLWR_HOME={home}\0".encode()):
-        if b"flwr-serverapp" in Path(f"/proc/{process}/cmdline").read_bytes():
-            yield process
+        with suppress(FileNotFoundError):
+            if b"flwr-serverapp" in Path(f"/proc/{process}/cmdline").read_bytes():
+                yield process
 
 
 def on_a_small_disk(command: Sequence[str], folder: Path) -> list[str]:
