@@ -1,6 +1,7 @@
 """Real federations: a SuperLink with TLS and SuperNodes with keys, all on this machine.
 
-They wait more than they work, so those that tests look at run side by side, behind all other tests.
+They wait more than they work, so those that tests look at run in the background, one after the other,
+behind all other tests.
 """
 
 import json
@@ -124,8 +125,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or "FEDMETA_DATA" not in os.environ or session.config.option.collectonly:
         return
     read_characters(None)  # decoded once, before all want it at once
-    folder, pool = Path(tempfile.mkdtemp(prefix="fedmeta-federations-")), ThreadPoolExecutor()
-    begun = {name: pool.submit(play, folder / name) for name, play in scenes.SIDE_BY_SIDE.items()}
+    folder, pool = Path(tempfile.mkdtemp(prefix="fedmeta-federations-")), ThreadPoolExecutor(1)
+    begun = {
+        name: pool.submit(play, folder / name) for name, play in scenes.IN_THE_BACKGROUND.items()
+    }
     session.config.stash[STAGE] = Stage(folder, pool, begun)
 
 

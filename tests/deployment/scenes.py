@@ -73,7 +73,7 @@ def alter(place: Path) -> None:
         time.sleep(0.1)
 
 
-SIDE_BY_SIDE: dict[str, Callable[[Path], Scene]] = {
+IN_THE_BACKGROUND: dict[str, Callable[[Path], Scene]] = {
     "parity": parity,
     "simulated": simulated,
     "faulty": faulty,
