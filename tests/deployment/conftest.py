@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -104,9 +105,10 @@ class Stage:
     def close(self) -> None:
         """Kill what is left."""
         self.pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes_with(f"FLWR_HOME={self.folder}".encode()):
-            kill(process)
-        self.pool.shutdown()
+        while not all(scene.done() for scene in self.scenes.values()):
+            for process in processes_with(f"FLWR_HOME={self.folder}".encode()):
+                kill(process)
+            time.sleep(0.2)
 
 
 STAGE = pytest.StashKey[Stage]()
