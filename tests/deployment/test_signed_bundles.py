@@ -63,7 +63,8 @@ class Federation:
         printed("enter", bundle, "--database", self.loopback.folder / "superlink.db")
 
     def run(self, app: Path, name: str) -> Path:
-        settings = {"overrides": OVERRIDES, "run-dir": str(self.folder / name)}
+        config = "configs/quickstart.yaml"
+        settings = {"config": config, "overrides": OVERRIDES, "run-dir": str(self.folder / name)}
         self.loopback.run(app, settings, 150)
         return self.folder / name / "summary.json"
 
