@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from fedmeta.baked import baked, batch_norms, named
 from fedmeta.config import Experiment
-from fedmeta.data.shard import Shard, fit
+from fedmeta.data.shard import Shard, as_inputs, fit
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.initial import objective
 from fedmeta.learners.inner_loop import last
 from fedmeta.objective import Kind, Objective
-from fedmeta.personal import Personal, as_inputs
+from fedmeta.personal import Personal
 from fedmeta.seeding import choose
 from fedmeta.types import Batch, Metrics, Params
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedmeta.baked import named, restored
 from fedmeta.checkpoint import read_checkpoint, write_checkpoint
 from fedmeta.config import Experiment, parse
+from fedmeta.data.shard import as_inputs
 from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.initial import objective
 from fedmeta.types import Params
@@ -67,11 +68,6 @@ class Personal:
             "shard": self.shard,
         }
         return said | {"sha256": _hash(said, self.state)}
-
-
-def as_inputs(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a model sees of examples as they are stored: bytes as 0 to 1."""
-    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
 
 
 def write_personal(personal: Personal, path: Path) -> None:

@@ -58,3 +58,24 @@ def choose(n: int, k: int, *address: Part) -> NDArray[np.int64]:
     chosen = np.argpartition(keys, k, axis=-1)[..., :k]  # a cohort out of very many clients
     order = np.argsort(np.take_along_axis(keys, chosen, axis=-1), axis=-1)
     return np.take_along_axis(chosen, order, axis=-1)
+
+
+def choose_each(sizes: NDArray[np.int64], count: int, *address: Part) -> NDArray[np.int64]:
+    """``choose`` out of ``sizes`` each, ``[..., count]``; sizes and address broadcast alike."""
+    if (sizes == (size := int(sizes.flat[0]))).all():
+        return choose(size, count, *address)
+    shape = np.broadcast_shapes(
+        sizes.shape, *(part.shape for part in address if isinstance(part, np.ndarray))
+    )
+    sizes, chosen = np.broadcast_to(sizes, shape), np.empty((*shape, count), dtype=np.int64)
+    for size in np.unique(sizes):
+        these = sizes == size
+        chosen[these] = choose(
+            int(size),
+            count,
+            *(
+                np.broadcast_to(part, shape)[these] if isinstance(part, np.ndarray) else part
+                for part in address
+            ),
+        )
+    return chosen

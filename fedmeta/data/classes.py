@@ -7,14 +7,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedmeta.data.federation import PURPOSES, Changes, Clients, Purpose, Split
-from fedmeta.data.shard import Shard, by_split
+from fedmeta.data.shard import Shard, as_inputs, by_split
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.objective import Kind
-from fedmeta.seeding import Part, choose
+from fedmeta.seeding import Part, choose, choose_each
 from fedmeta.types import Batch, Episode
 
 
@@ -154,7 +153,7 @@ class ClassFederation(ABC):
         classes = np.stack([self._draw_classes(int(c), draws, ways, *where) for c in clients])
         members = self._draw_members(clients, classes, shots, queries, purpose, *where)
         inputs = self.gather(classes[..., None, :], np.moveaxis(members, -1, -2))
-        x = _seen(inputs, self._dtype)
+        x = as_inputs(inputs, self._dtype)
         labels = torch.arange(ways, device=x.device)
         labels = labels.expand(len(clients), draws, shots + queries, -1)
         return Episode(
@@ -257,7 +256,7 @@ class HeldClasses(ClassFederation):
         self._names = [name for shard in shards for name in shard.classes]
         inputs = [shard.x for shard in shards]
         if len({x.dtype for x in inputs}) > 1:
-            inputs = [_seen(x, dtype) for x in inputs]
+            inputs = [as_inputs(x, dtype) for x in inputs]
         self._x = torch.cat(inputs).to(device)
         self.check([shard.client for shard in shards])
 
@@ -276,30 +275,3 @@ class HeldClasses(ClassFederation):
     def names(self, classes: Clients) -> list[str]:
         """As the owner named them."""
         return [self._names[number] for number in classes]
-
-
-def _seen(stored: Tensor, dtype: torch.dtype) -> Tensor:
-    """Inputs as a model sees them: bytes are images, and become 0 to 1."""
-    seen = stored.to(dtype)
-    return seen.div_(255) if stored.dtype == torch.uint8 else seen
-
-
-def choose_each(sizes: NDArray[np.int64], count: int, *address: Part) -> Clients:
-    """``choose`` out of ``sizes`` each, ``[..., count]``; sizes and address broadcast alike."""
-    if (sizes == (size := int(sizes.flat[0]))).all():
-        return choose(size, count, *address)
-    shape = np.broadcast_shapes(
-        sizes.shape, *(part.shape for part in address if isinstance(part, np.ndarray))
-    )
-    sizes, chosen = np.broadcast_to(sizes, shape), np.empty((*shape, count), dtype=np.int64)
-    for size in np.unique(sizes):
-        these = sizes == size
-        chosen[these] = choose(
-            int(size),
-            count,
-            *(
-                np.broadcast_to(part, shape)[these] if isinstance(part, np.ndarray) else part
-                for part in address
-            ),
-        )
-    return chosen

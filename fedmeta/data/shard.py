@@ -126,6 +126,11 @@ def fit(shards: Sequence[Shard], dataset: Dataset, name: str) -> None:
             )
 
 
+def as_inputs(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """What a model sees of examples as they are stored: bytes as 0 to 1."""
+    return x.to(dtype).div_(255) if x.dtype == torch.uint8 else x.to(dtype)
+
+
 def by_split(shards: Sequence[Shard]) -> dict[Split, list[int]]:
     """Client ids of each split."""
     return {split: [s.client for s in shards if s.split == split] for split in SPLITS}

@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedmeta.data.classes import choose_each
 from fedmeta.data.federation import PURPOSES, SPLITS, Changes, Clients, Purpose, Split
 from fedmeta.data.shard import Shard, by_split
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.objective import Kind
-from fedmeta.seeding import Part, choose
+from fedmeta.seeding import Part, choose, choose_each
 from fedmeta.types import Batch, Episode
 
 
