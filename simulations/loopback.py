@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ SUPERLINK = "superlink"
 START = 60.0
 """Seconds that a part of the federation may take to start."""
 ONLINE = "SuperNode ID: "
+UNAVAILABLE = "SuperLink is unavailable"
+"""What ``flwr`` says of a SuperLink that has no time to answer, on a machine that is busy."""
 QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -132,12 +135,9 @@ class Loopback:
         self._wait(SUPERLINK, lambda: accepts(self.port))
 
     def register(self, public_keys: Sequence[Path]) -> None:
-        """Tell the SuperLink whom to let in."""
-        commands = [["supernode", "register", str(key), CONNECTION] for key in public_keys]
-        for process in [self._flwr(command) for command in commands]:
-            output, errors = process.communicate(timeout=START)
-            if process.returncode:
-                raise FedmetaError(f"a node could not be registered: {output}{errors}")
+        """Tell the SuperLink whom to let in, a few at a time: a crowd on two cores times out."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(self._register, public_keys))
 
     def start(self, node: Node) -> None:
         """Start a SuperNode, for the first time or again; it is not online yet when this returns."""
@@ -207,6 +207,17 @@ class Loopback:
         """Kill all parts."""
         for name in list(self._processes):
             self.kill(name)
+
+    def _register(self, public_key: Path) -> None:
+        deadline = time.monotonic() + START
+        while True:
+            process = self._flwr(["supernode", "register", str(public_key), CONNECTION])
+            output, errors = process.communicate(timeout=START)
+            if not process.returncode:
+                return
+            said = output + errors
+            if UNAVAILABLE not in said or time.monotonic() > deadline:
+                raise FedmetaError(f"a node could not be registered: {said}")
 
     def _flwr(self, command: Sequence[str], captured: bool = True) -> "subprocess.Popen[str]":
         output = subprocess.PIPE if captured else None
