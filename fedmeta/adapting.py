@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fedmeta.baked import baked, batch_norms, named
 from fedmeta.config import Experiment
+from fedmeta.data.classes import ClassEpisodes
 from fedmeta.data.shard import Shard, as_inputs, fit
 from fedmeta.errors import ConfigError, DataError
 from fedmeta.initial import objective
@@ -100,6 +101,11 @@ def _scores(
 def _check(shard: Shard, experiment: Experiment, hold_out: int, least: int) -> None:
     data = experiment.data
     fit([shard], data, experiment.sections["data"]["name"])
+    if isinstance(data, ClassEpisodes) and data.labels == "class":
+        raise ConfigError(
+            "data.labels: a personal model has the classes of its shard and no others, so it must be "
+            "episode or client, got class"
+        )
     if not (shard.x.isfinite().all() and shard.y.isfinite().all()):
         raise DataError(f"the shard of client {shard.client} has numbers that are not finite")
     if shard.classes and not 2 <= (have := len(shard.classes)) <= data.outputs:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedmeta.evaluation import curve
 from fedmeta.learners import Learner
+from fedmeta.measuring import measured
 from fedmeta.objective import Objective
 from fedmeta.types import Episode, Metrics, Params, Update
 
@@ -33,6 +34,10 @@ class Train:
     """How often this same function will be computed."""
     watched: bool = False
     """Whether the query loss before the update is wanted too, as ``loss_before``."""
+    measure: bool = False
+    """Whether all of ``measuring.py`` is wanted."""
+    temperature: float = 1.0
+    """Of the loss-sigmoid weight."""
     purpose: ClassVar[str] = "training"
 
     def __call__(self, params: Params, own: Own) -> Update:
@@ -40,7 +45,10 @@ class Train:
         begin = params | own.state
         update = self.learner.update(self.objective, begin, own.episodes, self.progress)
         metrics = {"examples": own.examples} | update.metrics
-        if self.watched:
+        if self.measure:
+            begin = self.learner.personal(begin)
+            metrics |= measured(self.learner, self.objective, begin, own.episodes, self.temperature)
+        elif self.watched:
             episodes = (own.episodes.draw(index) for index in range(self.learner.draws))
             losses = [self.objective(begin, episode.query) for episode in episodes]
             metrics["loss_before"] = torch.stack(losses).mean()

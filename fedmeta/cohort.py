@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_map
 
+from fedmeta.attack import with_attackers
 from fedmeta.client_function import Score, Train, TrainWeighted
 from fedmeta.client_state import ClientStates
 from fedmeta.config import Experiment
@@ -26,7 +27,7 @@ from fedmeta.objective import Objective
 from fedmeta.params import finite, select
 from fedmeta.replies import Replies, join, stacked, summed, usable
 from fedmeta.stacks import Drawing, Function, Stack, harmless
-from fedmeta.types import Params
+from fedmeta.types import Metrics, Params
 
 Found = TypeVar("Found")
 
@@ -53,6 +54,10 @@ class Cohort:
     dtype: torch.dtype
     watched: bool = False
     """Whether the loss before training is wanted too."""
+    measure: bool = False
+    """Whether clients say how well the params that they receive serve them."""
+    temperature: float = 1.0
+    """Of the loss-sigmoid weight."""
 
     @classmethod
     def open(
@@ -186,7 +191,8 @@ class Cohort:
         ]
         delta = add([weighted for weighted, _ in found])
         _, metrics, state = _in_order([rest for _, rest in found], stacks)
-        replies = Replies(list(clients), _cpu(delta), _cpu(metrics), summed=True)
+        columns = _cpu(metrics) | self._steps(clients)
+        replies = Replies(list(clients), _cpu(delta), columns, summed=True)
         if not usable(replies).all() or not all(value.isfinite().all() for value in state.values()):
             return None
         if state:
@@ -203,13 +209,20 @@ class Cohort:
         if state:
             kept = (finite(state) & finite(delta)).nonzero().flatten()
             states.write([clients[i] for i in kept], round, select(state, kept))
-        return Replies(list(clients), _cpu(delta), _cpu(metrics))
+        return Replies(list(clients), _cpu(delta), _cpu(metrics) | self._steps(clients))
+
+    def _steps(self, clients: Sequence[int]) -> Metrics:
+        """The gradient steps of each client's update."""
+        lengths = self.federation.lengths(np.asarray(clients), "train").tolist()
+        steps = [float(self.learner.steps(length)) for length in lengths]
+        return {"steps": torch.tensor(steps, dtype=torch.float64)}
 
     def _train(self, round: int) -> Train:
-        behind = (round - 1) / self.rounds
-        if behind < self.learner.annealed_until:
-            return Train(self.learner, self.objective, behind, 1, self.watched)
-        return Train(self.learner, self.objective, 1.0, self.trainings, self.watched)
+        behind, calls = (round - 1) / self.rounds, 1
+        if behind >= self.learner.annealed_until:
+            behind, calls = 1.0, self.trainings
+        wanted = (self.watched, self.measure, self.temperature)
+        return Train(self.learner, self.objective, behind, calls, *wanted)
 
     def _training(
         self,
@@ -254,13 +267,16 @@ def _federation(
     shard: Path | None,
 ) -> Federation:
     data, sections = experiment.data, experiment.sections["data"]
+    if experiment.attack.name != "none" and (shard is not None or not trusted):
+        raise RefusedError("attack.name: attackers exist in simulation only, no device is one")
     if shard is not None:
         shards = read_shards(shard)
         fit(shards, data, sections["name"])
         return data.hold(shards, device, dtype)
     if sections.get("root") and not trusted:
         raise ConfigError("data.root: this node opens no folder that a server names")
-    return data.open(experiment.seed, device, dtype)
+    federation = data.open(experiment.seed, device, dtype)
+    return with_attackers(federation, data, experiment.attack, experiment.seed)
 
 
 def _place(params: Params, device: torch.device, dtype: torch.dtype) -> Params:

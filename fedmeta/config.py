@@ -21,7 +21,9 @@ from fedmeta.learners import LEARNERS, Learner
 from fedmeta.models import MODELS, Model
 from fedmeta.plugins import load_plugins
 from fedmeta.settings import (
+    AttackSettings,
     CohortSettings,
+    DeviceSettings,
     EngineSettings,
     EvaluationSettings,
     PublishedSettings,
@@ -49,6 +51,8 @@ class Experiment:
     """A component where the reader knows the strategies (a server), else a plain mapping (a client)."""
     cohort: CohortSettings
     wire: WireSettings
+    devices: DeviceSettings
+    attack: AttackSettings
     engine: EngineSettings
     evaluation: EvaluationSettings
     tracking: TrackingSettings
@@ -56,10 +60,16 @@ class Experiment:
     sections: dict[str, Any]
 
     def __post_init__(self) -> None:
-        if self.wire.deltas != "exact" and self.cohort.replies != "each":
+        if self.wire.deltas != "exact" and self.cohort.replies == "sum":
             raise ConfigError(
                 f"wire.deltas: {self.wire.deltas} rounds the delta of every client, so "
-                f"cohort.replies must be each, got {self.cohort.replies}"
+                "cohort.replies must be auto or each, got sum"
+            )
+        sent = (self.cohort.replies, self.wire.deltas)
+        if self.attack.on_deltas and sent != ("each", "exact"):
+            raise ConfigError(
+                f"attack.name: {self.attack.name} changes the delta of a client, so cohort.replies "
+                f"must be each and wire.deltas exact, got {' and '.join(sent)}"
             )
 
     def to_yaml(self) -> str:
@@ -69,35 +79,52 @@ class Experiment:
 
 def load(path: Path, overrides: Sequence[str] = (), strategies: Table | None = None) -> Experiment:
     """The experiment in a YAML file, with ``key.sub=value`` overrides applied last."""
+    return parse(_text(path), overrides, strategies, str(path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """What stands in a YAML file, with its interpolations as they are. Raises ConfigError."""
+    found = OmegaConf.to_container(_mapping(_text(path), str(path)), resolve=False)
+    return {str(key): value for key, value in cast(dict[Any, Any], found).items()}
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text()
+        return path.read_text()
     except OSError as e:
         raise ConfigError(f"{path}: cannot read the config ({e.strerror or e})") from e
     except UnicodeDecodeError as e:
         raise ConfigError(f"{path}: is not a text file ({e})") from e
-    return parse(text, overrides, strategies, str(path))
+
+
+def _mapping(text: str | Mapping[str, Any], source: str) -> DictConfig:
+    try:
+        found = OmegaConf.create(text if isinstance(text, str) else dict(text))
+    except (YAMLError, OmegaConfBaseException) as e:
+        raise ConfigError(f"{source}: {_one_line(e)}") from e
+    except AssertionError:  # of YAML that is a bare number
+        found = None
+    if not isinstance(found, DictConfig):
+        raise ConfigError(f"{source}: expected sections such as learner:, got {_one_line(text)!r}")
+    return found
 
 
 def parse(
-    text: str,
+    text: str | Mapping[str, Any],
     overrides: Sequence[str] = (),
     strategies: Table | None = None,
     source: str = "config",
     resolved: bool = False,
 ) -> Experiment:
-    """The experiment in a YAML text; one that says it is ``resolved`` may hold no interpolation."""
+    """The experiment in a YAML text, or in the mapping that it says.
+
+    One that says it is ``resolved`` may hold no interpolation.
+    """
     for override in overrides:
         key, equals, value = override.partition("=")
         if not key or not equals or value == "???":  # OmegaConf drops a missing value in silence
             raise ConfigError(f"an override must be key=value, got {override!r}")
-    try:
-        merged = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException) as e:
-        raise ConfigError(f"{source}: {_one_line(e)}") from e
-    except AssertionError:  # of YAML that is a bare number
-        merged = None
-    if not isinstance(merged, DictConfig):
-        raise ConfigError(f"{source}: expected sections such as learner:, got {_one_line(text)!r}")
+    merged = _mapping(text, source)
     for override in overrides:
         try:
             merged.merge_with(OmegaConf.from_dotlist([override]))
@@ -130,7 +157,8 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     plain: Table = {
         "cohort": CohortSettings, "engine": EngineSettings,
         "evaluation": EvaluationSettings, "tracking": TrackingSettings,
-        "published": PublishedSettings, "wire": WireSettings,
+        "published": PublishedSettings, "wire": WireSettings, "devices": DeviceSettings,
+        "attack": AttackSettings,
     }  # fmt: skip
     _known(sections, ["name", "seed", "rounds", "start", *named, *plain], "")
     head = _fill(_Head, {k: v for k, v in sections.items() if k in _HEAD_KEYS}, "")

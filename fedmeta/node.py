@@ -3,8 +3,10 @@
 The same three functions serve a local process, a Ray worker, Flower's simulation and a device.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord, RecordDict
 
@@ -31,11 +33,12 @@ def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
         experiment, cohort = _open(work.experiment, host)
         permit(host.limits, experiment, cohort)
         if message_type == "query":
-            return _query(cohort, host)
+            return _query(cohort, host, experiment.cohort.sampling == "size")
         packed = unpack_params(content.array_records["params"])
         params = grow(packed, experiment.wire.params, experiment.engine.torch_dtype)
         _check(work, params, cohort)
         if message_type == "train":
+            cohort = replace(cohort, measure=work.measure, temperature=work.temperature)
             kept = ClientStates.of(host.states, work.run)
             replies = cohort.train(params, work.clients, work.round, kept, work.weight_column)
             return pack_replies(compress(replies, experiment.wire, kept, work.round))
@@ -45,11 +48,18 @@ def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
         return pack_scores(cohort.evaluate(params, *asked, states))
 
 
-def _query(cohort: Cohort, host: Host) -> RecordDict:
-    """Which clients this node hosts, and what its owner allows."""
+def _query(cohort: Cohort, host: Host, sized: bool) -> RecordDict:
+    """Which clients this node hosts, how much they have where that is asked, what its owner allows."""
     hosted = {split: cohort.federation.clients(split) for split in SPLITS}
-    limits = ConfigRecord(host.limits.said())
-    return RecordDict({"node": pack_roster(__version__, hosted), "limits": limits})
+    train = np.array(hosted["train"])
+    sizes = cohort.federation.examples(train).tolist() if sized and len(train) else []
+    return RecordDict(
+        {
+            "node": pack_roster(__version__, hosted),
+            "limits": ConfigRecord(host.limits.said()),
+            "sizes": ConfigRecord({"train": sizes}),
+        }
+    )
 
 
 def _check(work: Work, params: Params, cohort: Cohort) -> None:

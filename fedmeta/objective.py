@@ -47,10 +47,24 @@ class Objective:
             output = torch.vmap(lambda x: self.predict(params, torch.cat([beside, x[None]]))[-1])(
                 batch.x
             )
-        scores = {"loss": self._loss(output, batch.y)}
+        return self.judge(output, batch.y)
+
+    def judge(self, output: Tensor, target: Tensor) -> Metrics:
+        """The scores of a batch's output."""
+        scores = {"loss": self._loss(output, target)}
         if self.kind == "cross_entropy":
-            scores["accuracy"] = self._accuracy(output, batch.y)
+            scores["accuracy"] = self._accuracy(output, target)
         return scores
+
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of every example ``[examples]``; their mean is the loss of the batch."""
+        if self.kind == "cross_entropy":
+            return F.cross_entropy(output, target, reduction="none")
+        return (output - target).square().flatten(1).mean(dim=1)
+
+    def counts(self, target: Tensor) -> Tensor:
+        """What every example counts ``[examples]``: 1."""
+        return torch.ones(len(target), device=target.device)
 
     def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         if self.kind == "cross_entropy":

@@ -29,6 +29,17 @@ class Padded(Objective):
         gap = output - torch.where(known, target, output)  # 0, and so are its derivatives
         return (gap**2).sum() / known.sum()
 
+    def losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of every example; 0 without a target."""
+        if self.kind == "cross_entropy":
+            return F.cross_entropy(output, target, ignore_index=NO_CLASS, reduction="none")
+        return super().losses(output, torch.where(target != NO_VALUE, target, output))
+
+    def counts(self, target: Tensor) -> Tensor:
+        """1, and 0 without a target."""
+        missing = NO_CLASS if self.kind == "cross_entropy" else NO_VALUE
+        return (target != missing).reshape(len(target), -1)[:, 0].to(torch.float32)
+
     def _accuracy(self, output: Tensor, target: Tensor) -> Tensor:
         hits = output.argmax(dim=-1) == target
         return hits.sum().to(output.dtype) / (target != NO_CLASS).sum()

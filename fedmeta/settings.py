@@ -14,8 +14,17 @@ class CohortSettings:
 
     clients: int
     """Clients sampled per round, without replacement."""
-    replies: Literal["sum", "each"] = "sum"
-    """``sum``: a node sends one weighted sum of its clients' deltas. ``each``: one delta a client."""
+    replies: Literal["auto", "sum", "each"] = "auto"
+    """``sum``: a node sends one weighted sum of its clients' deltas. ``each``: one delta a client.
+    ``auto``: sums wherever the strategy and the wire can do with them."""
+    sampling: Literal["uniform", "size", "loss", "round_robin"] = "uniform"
+    """Who is sampled: anyone alike; by shard size; of ``candidates`` those with the highest loss when
+    last seen; or all in turn."""
+    candidates: int | None = None
+    """Clients drawn for ``sampling: loss`` to choose from; without a number, twice ``clients``."""
+    measure: bool = False
+    """Whether clients say their scores before and after adaptation in every round: costs an adaptation
+    more. Strategies that weigh by losses need no setting."""
     min_replies: int = 1
     """With fewer good replies the round keeps the old params."""
     outlier: float = 100.0
@@ -35,11 +44,52 @@ class CohortSettings:
                 f"cohort.min_replies must be at most cohort.clients ({self.clients}), "
                 f"got {self.min_replies}"
             )
+        if self.candidates is not None and self.sampling != "loss":
+            raise ConfigError(f"cohort.candidates is for sampling: loss, got {self.sampling}")
+        if self.candidates is not None and self.candidates < self.clients:
+            raise ConfigError(
+                f"cohort.candidates must be at least cohort.clients ({self.clients}), "
+                f"got {self.candidates}"
+            )
         for name, least in (("timeout", 0.0), ("wait", 0.0), ("outlier", 1.0)):
             value = getattr(self, name)
             off = name != "timeout" and value == 0
             if not (off or least < value < float("inf")):
                 raise ConfigError(f"cohort.{name} must be a number above {least:g}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class DeviceSettings:
+    """How long simulated devices take, so that a round has simulated seconds. Simulation only.
+
+    The constants are those of Wang et al. 2021, section 4.2.
+    """
+
+    slowness: Literal["none", "equal", "half_normal"] = "none"
+    """``none``: no simulated time. Else how slow devices are beside each other."""
+    overhead: float = 10.0
+    """Seconds that every device takes for each message, besides gradients and bytes."""
+    seconds_per_step: float = 0.05
+    """Of an average device, per gradient step."""
+    download: float = 0.75
+    """MB per second."""
+    upload: float = 0.25
+    """MB per second."""
+    dropout: float = 0.0
+    """Part of the clients asked that do not answer a round (Bonawitz et al. 2019 saw 0.06 to 0.1)."""
+    deadline: float | None = None
+    """Simulated seconds after which a round takes no more replies."""
+
+    def __post_init__(self) -> None:
+        for name in ("overhead", "seconds_per_step", "download", "upload"):
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise ConfigError(f"devices.{name} must be a number above 0, got {value!r}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"devices.dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.deadline is not None and not self.deadline > 0:
+            raise ConfigError(f"devices.deadline must be above 0, got {self.deadline!r}")
+        if self.slowness == "none" and (self.dropout or self.deadline is not None):
+            raise ConfigError("devices.slowness must be equal or half_normal with dropout or deadline")
 
 
 @dataclass(frozen=True)
@@ -59,6 +109,34 @@ class WireSettings:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise ConfigError(f"wire.fraction must be above 0 and at most 1, got {self.fraction!r}")
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """Train clients that mean harm, to see what a strategy withstands. In simulation only."""
+
+    name: Literal[
+        "none", "sign_flip", "noise", "inner_product", "little_is_enough", "label_flip"
+    ] = "none"
+    """What they do: ``simulations/attacks.py`` says it of deltas, which needs ``cohort.replies: each``
+    and ``wire.deltas: exact``, ``fedmeta/attack.py`` of labels."""
+    fraction: float = 0.0
+    """Part of all train clients that are attackers, the same ones in every round."""
+    scale: float = 1.0
+    """How strong an attack on deltas is: its factor, for ``little_is_enough`` its z."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise ConfigError(f"attack.fraction must be 0 or more, below 1, got {self.fraction!r}")
+        if not 0 <= self.scale < float("inf"):
+            raise ConfigError(f"attack.scale must be a number of 0 or more, got {self.scale!r}")
+        if self.name == "label_flip" and self.scale != 1:
+            raise ConfigError(f"attack.scale has no meaning for label_flip, got {self.scale!r}")
+
+    @property
+    def on_deltas(self) -> bool:
+        """Whether attackers train as all do and send something else."""
+        return self.name not in ("none", "label_flip")
 
 
 @dataclass(frozen=True)
@@ -162,6 +240,8 @@ class TrackingSettings:
 
     wandb: WandbSettings = field(default_factory=WandbSettings)
     tensorboard: bool = False
+    ledger: bool = True
+    """Whether ``ledger.jsonl`` gets a line for every client of every round."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ class Work:
     run: str = ""
     """What clients keep their state under, the same when a run is resumed; empty where unseen clients
     are scored."""
+    measure: bool = False
+    """Whether clients say how well the params that they receive serve them."""
+    temperature: float = 1.0
+    """Of the loss-sigmoid weight among these."""
 
 
 def pack_work(params: ArrayRecord, work: Work) -> RecordDict:
@@ -43,6 +47,8 @@ def unpack_work(content: RecordDict) -> Work:
         clients=[int(client) for client in record["clients"]],  # type: ignore[union-attr]
         weight_column=str(record["weight_column"]),
         run=str(record["run"]),
+        measure=bool(record["measure"]),
+        temperature=float(record["temperature"]),  # type: ignore[arg-type]
     )
 
 

@@ -8,6 +8,7 @@ from fedmeta.config import Experiment
 from fedmeta.run_folder import taken_back, write_json
 from fedmeta.tracking import build_recorders
 from fedmeta.tracking.recorder import Recorder, Recorders, Row
+from simulations.attackers import with_attacks
 from simulations.executors import build_executor
 from simulations.grid import CohortGrid
 from simulations.pictures import SinusoidPicture
@@ -18,14 +19,25 @@ from strategies.state import CHECKPOINT, STATES, load_state, selected
 
 
 def run(
-    experiment: Experiment, folder: Path, watchers: Sequence[Recorder] = (), resume: bool = False
+    experiment: Experiment,
+    folder: Path,
+    watchers: Sequence[Recorder] = (),
+    resume: bool = False,
+    pictures: bool = True,
 ) -> Federated:
     """Run a federation into its folder; one that never began leaves nothing behind."""
-    pictures = [SinusoidPicture()] if experiment.sections["data"]["name"] == "sinusoid" else []
+    extra = special_pictures(experiment) if pictures else []
     with taken_back(folder, folder / CHECKPOINT):
-        recorders = Recorders([*watchers, *build_recorders(experiment.tracking, *pictures)])
-        with closing(build_executor(experiment.engine, folder / STATES)) as executor:
+        built = build_recorders(experiment.tracking, *extra, pictures=pictures)
+        recorders = Recorders([*watchers, *built])
+        executor = build_executor(experiment.engine, folder / STATES)
+        with closing(with_attacks(executor, experiment)) as executor:
             return federate(experiment, CohortGrid(executor), folder, recorders, resume)
+
+
+def special_pictures(experiment: Experiment) -> list[Recorder]:
+    """Those that only some datasets have."""
+    return [SinusoidPicture()] if experiment.sections["data"]["name"] == "sinusoid" else []
 
 
 def evaluate_again(folder: Path, overrides: Sequence[str]) -> Row:

@@ -1,34 +1,60 @@
 """Aggregation: many deltas become one."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedmeta.params import concatenate, select, weighted_sum
+from fedmeta.params import weighted_sum
 from fedmeta.replies import Replies, column
 from fedmeta.types import Params
+from strategies.gathered import Gathered, Memory, gather
+from strategies.weighting import ByColumn
 
 
-def weighted_mean(replies: Sequence[Replies], weight_column: str) -> Params:
-    """``sum_c weight_c delta_c / sum_c weight_c`` over stacked and summed replies alike.
+class Combined(NamedTuple):
+    """One delta out of many."""
 
-    Stacked replies are put in client order first: which node a client sat on leaves no trace.
-    """
-    total = torch.cat([column(reply, weight_column) for reply in replies]).sum()
+    delta: Params
+    weights: Tensor | None
+    """What each delta counts in it, ``[clients]``; None where every coordinate mixes them anew."""
+    memory: Memory
+
+
+class Aggregation(ABC):
+    """Frozen dataclasses."""
+
+    def check(self, clients: int) -> None:
+        """Refuse a cohort that is too small for the rule. Raises ConfigError."""
+        return None
+
+    @abstractmethod
+    def __call__(self, gathered: Gathered, weights: Tensor, memory: Memory) -> Combined:
+        """``weights`` ``[clients]`` come from a weighting, already normalised."""
+
+
+@dataclass(frozen=True)
+class WeightedMean(Aggregation):
+    """``sum_c weight_c delta_c``."""
+
+    def __call__(self, gathered: Gathered, weights: Tensor, memory: Memory) -> Combined:
+        """The sum, added in client order."""
+        return Combined(weighted_sum(gathered.deltas, weights), weights, memory)
+
+
+def mean_of_sums(replies: Sequence[Replies], weighting: ByColumn) -> Params:
+    """The weighted mean where nodes have already added up their clients' deltas, all or some of them."""
+    total = weighting.total(torch.cat([column(reply, weighting.column) for reply in replies]))
     parts = [
         {name: value / total.to(value.dtype) for name, value in reply.deltas.items()}
         for reply in replies
         if reply.summed
     ]
     if each := [reply for reply in replies if not reply.summed]:
-        parts.append(_ordered_sum(each, weight_column, total))
+        gathered = gather(each, {}, 0)
+        alone = gathered.columns.get(weighting.column, torch.ones(len(gathered)).double())
+        parts.append(weighted_sum(gathered.deltas, alone / total))
     return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}
-
-
-def _ordered_sum(replies: Sequence[Replies], weight_column: str, total: Tensor) -> Params:
-    clients = torch.tensor([client for reply in replies for client in reply.clients])
-    order = clients.argsort()
-    weights = torch.cat([column(reply, weight_column) for reply in replies])[order]
-    stack = concatenate([reply.deltas for reply in replies])
-    return weighted_sum(select(stack, order), weights / total)

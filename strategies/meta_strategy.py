@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -12,12 +13,18 @@ from flwr.serverapp.strategy import Strategy
 
 from fedmeta.compression import shrink
 from fedmeta.config import Experiment
-from fedmeta.errors import FedmetaError
+from fedmeta.data.federation import Clients
+from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.packing import pack_params
 from fedmeta.wire import Work, pack_work, size
+from strategies.clock import Clock, Timed, on_time
 from strategies.evaluation import Report, Scoring, collect, score
+from strategies.fitting import temperature, weight_column
+from strategies.gathered import gather
+from strategies.ledger import Entry, entries
 from strategies.roster import Attendance, Roster, senders
-from strategies.sampling import sample
+from strategies.rules import Outcome
+from strategies.sampling import Heard, sample
 from strategies.state import Best, ServerState, protocol
 from strategies.tally import count
 from strategies.validation import Checked, Expected, check, failed_alike
@@ -37,14 +44,17 @@ class MetaStrategy(Strategy):
     def __init__(self, experiment: Experiment, attendance: Attendance, state: ServerState) -> None:
         self.experiment, self.attendance, self.state = experiment, attendance, state
         self.rules = experiment.strategy.rules()
-        self.weight_column = self.rules.weight_column if experiment.cohort.replies == "sum" else ""
+        self.weight_column = weight_column(experiment, self.rules)
+        self.clock = Clock.of(experiment)
         self.train_row: dict[str, float] = {}
+        self.entries: list[Entry] = []
         self.report: Report | None = None
         self._yaml = experiment.to_yaml()
         self._first = state.round
         self._val = attendance.everyone.clients("val")[: experiment.evaluation.clients]
         self._scoring = Scoring([], {}, [])
         self._asked: dict[int, list[int]] = {}
+        self._absent: dict[int, str] = {}
         self._sent: list[Message] = []
         self._bytes_down = 0
         self._began = time.monotonic()
@@ -60,13 +70,10 @@ class MetaStrategy(Strategy):
         self._began = time.monotonic()
         round, cohort = self._first + server_round, self.experiment.cohort
         roster = self.attendance.wait(self._lacking, cohort.wait)
-        there = roster.clients("train")
-        chosen = sample(there, min(cohort.clients, len(there)), self.experiment.seed, round)
-        self._asked = roster.assign(chosen)
-        work = [
-            (node, Work(self._yaml, round, clients, self.weight_column, self.state.run))
-            for node, clients in self._asked.items()
-        ]
+        self._asked = roster.assign(self._chosen(roster, round))
+        measure = cohort.measure or bool(self.rules.weighting.needs)
+        more = (self.weight_column, self.state.run, measure, temperature(self.rules))
+        work = [(node, Work(self._yaml, round, c, *more)) for node, c in self._asked.items()]
         contents = [(node, pack_work(arrays, asked)) for node, asked in work]
         self._bytes_down = max((size(content) for _, content in contents), default=0)
         self._sent = [
@@ -84,30 +91,38 @@ class MetaStrategy(Strategy):
         """
         round = self._first + server_round
         checked = check(replies, self._asked, self._expected())
-        for client, reason in checked.dropped.items():
-            _log.warning("round %d: client %d dropped: %s", round, client, reason)
-        for client in checked.still:
-            _log.warning("round %d: the delta of client %d is zero", round, client)
-        stepped = self._step(checked, round)
-        seconds = time.monotonic() - self._began
-        alike = failed_alike(checked, self._asked)
+        timed = on_time(checked, self.clock, self.state.tally.simulated_seconds, self._bytes_down)
+        checked = replace(timed.checked, dropped=timed.checked.dropped | self._absent)
+        self._tell(checked, round)
+        outcome, now = self._combine(timed, round)
+        stepped = outcome is not None and self._step(outcome, round)
+        seconds, alike = time.monotonic() - self._began, failed_alike(checked, self._asked)
         tally = count(
-            self.state.tally, checked, not stepped, bool(alike), self._bytes_down, seconds
+            self.state.tally, checked, not stepped, bool(alike), self._bytes_down, seconds, now
         )
         self.state = replace(self.state, round=round, tally=tally)
-        means = _means(checked)
-        if remark := self.experiment.learner.remark(means):
-            _log.warning("round %d: %s", round, remark)
-        self.train_row = means | {
-            "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds,
-            "bytes_down": self._bytes_down, "bytes_up": int(checked.bytes_up),
-        }  # fmt: skip
+        self._record(checked, outcome, seconds, round)
         if tally.failing_rounds >= STRIKES:
             raise FedmetaError(
                 f"round {round}: all {len(checked.dropped)} clients failed alike, and in the "
                 f"{STRIKES - 1} rounds before: {alike}"
             )
         return self.packed() if stepped else None, None
+
+    def _chosen(self, roster: Roster, round: int) -> Clients:
+        """Who is asked; in simulation some of them drop out."""
+        there, settings = roster.clients("train"), self.experiment.cohort
+        if buffer := self.rules.buffer:
+            there = there[~np.isin(there, buffer.on_their_way(self.state.memory).numpy())]
+            settings = replace(
+                settings, clients=max(1, buffer.free(self.state.memory)), min_replies=1
+            )
+        heard = Heard.of(self.state.memory).losses()
+        seed, sizes = self.experiment.seed, self.attendance.sizes
+        chosen = sample(there, settings, seed, round, sizes, heard)
+        here = chosen if self.clock is None else chosen[self.clock.reachable(chosen, round)]
+        self._absent = dict.fromkeys(np.setdiff1d(chosen, here).tolist(), "dropped out (simulated)")
+        return here
 
     def _lacking(self, roster: Roster) -> str:
         least, there = self.experiment.cohort.min_replies, len(roster.clients("train"))
@@ -116,7 +131,14 @@ class MetaStrategy(Strategy):
     def _expected(self) -> Expected:
         settings, longest = self.experiment.cohort, self.state.tally.longest
         asked = (self.weight_column, self.experiment.wire, settings.outlier, longest)
-        return Expected(self.state.params, *asked, senders(self._sent))
+        return Expected(self.state.params, *asked, self.rules.weighting.needs, senders(self._sent))
+
+    @staticmethod
+    def _tell(checked: Checked, round: int) -> None:
+        for client, reason in checked.dropped.items():
+            _log.warning("round %d: client %d dropped: %s", round, client, reason)
+        for client in checked.still:
+            _log.warning("round %d: the delta of client %d is zero", round, client)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -151,24 +173,72 @@ class MetaStrategy(Strategy):
         round = self._first + server_round
         return round % self.experiment.evaluation.every == 0 or round == self.experiment.rounds
 
-    def _step(self, checked: Checked, round: int) -> bool:
-        """Whether the params could be moved; where they could not, they stay and the log says why."""
-        if checked.clients < (needed := self.experiment.cohort.min_replies):
+    def _combine(self, timed: Timed, round: int) -> tuple[Outcome | None, float]:
+        """One delta out of the replies, if there are enough, and the simulated time by then."""
+        replies, memory, buffer = timed.checked.replies, self.state.memory, self.rules.buffer
+        if buffer is None:
+            enough = self._enough(timed.checked.clients, round)
+            params = self.state.params
+            made = self.rules.combine(replies, params, round, memory) if enough else None
+            return made, timed.now
+        begun = gather(replies, {}, round) if replies else None
+        count = self.experiment.cohort.clients
+        arrived = buffer.exchange(begun, timed.arrives(begun), count, round, memory)
+        self.state = replace(self.state, memory=arrived.memory)
+        if arrived.gathered is None:
+            self._enough(0, round)
+            return None, timed.now
+        return self.rules.weigh(arrived.gathered, arrived.memory), arrived.now
+
+    def _enough(self, clients: int, round: int) -> bool:
+        """Whether so many good replies will do; where they will not, the log says why."""
+        needed = self.experiment.cohort.min_replies
+        try:
+            self.rules.aggregation.check(max(clients, 1))
+            reason = "" if clients >= needed else f"{needed} needed"
+        except ConfigError as e:
+            reason = str(e)
+        if reason:
             _log.warning(
-                "round %d: %d good replies, %d needed: the params stay as they were",
-                round, checked.clients, needed,
+                "round %d: %d good replies, %s: the params stay as they were",
+                round, clients, reason,
             )  # fmt: skip
-            return False
-        delta = self.rules.aggregate(checked.replies, self.rules.weight_column)
+        return not reason
+
+    def _step(self, outcome: Outcome, round: int) -> bool:
+        """Whether the params could be moved; where they could not, they stay and the log says why."""
         progress = (round - 1) / self.experiment.rounds
         params, optimizer = self.rules.optimizer.step(
-            self.state.params, delta, self.state.optimizer, progress
+            self.state.params, outcome.delta, self.state.optimizer, progress
         )
         if not all(bool(torch.isfinite(value).all()) for value in params.values()):
             _log.warning("round %d: the step is not finite: the params stay as they were", round)
             return False
-        self.state = replace(self.state, params=params, optimizer=optimizer)
+        memory = outcome.memory
+        self.state = replace(self.state, params=params, optimizer=optimizer, memory=memory)
         return True
+
+    def _record(
+        self, checked: Checked, outcome: Outcome | None, seconds: float, round: int
+    ) -> None:
+        """What the recorders and the ledger are told of the round."""
+        means = _means(checked)
+        if remark := self.experiment.learner.remark(means):
+            _log.warning("round %d: %s", round, remark)
+        if self.experiment.cohort.sampling == "loss":
+            memory = Heard.of(self.state.memory).hear(checked.replies)
+            self.state = replace(self.state, memory=self.state.memory | memory)
+        traffic: dict[str, float] = {
+            "bytes_down": self._bytes_down,
+            "bytes_up": int(checked.bytes_up),
+        }
+        self.train_row = means | _weighted(outcome) | {
+            "clients": checked.clients, "dropped": len(checked.dropped), "seconds": seconds,
+        } | traffic  # fmt: skip
+        if self.clock is not None:
+            self.train_row["simulated_seconds"] = self.state.tally.simulated_seconds
+        if self.experiment.tracking.ledger:
+            self.entries = entries(round, outcome, checked.dropped, traffic)
 
     def _remember_best(self, report: Report) -> None:
         after = report.row()["after"]
@@ -189,3 +259,15 @@ def _means(checked: Checked) -> dict[str, float]:
     shared = set.intersection(*(set(column) for column in columns)) if columns else set()
     names = sorted(shared - {"examples"})
     return {name: float(torch.cat([column[name] for column in columns]).mean()) for name in names}
+
+
+def _weighted(outcome: Outcome | None) -> dict[str, float]:
+    """The losses that clients measured, each client with its weight in the step."""
+    if outcome is None or outcome.weights is None or not (total := float(outcome.weights.sum())):
+        return {}
+    names = [
+        name for name in ("support_loss", "loss_before", "loss_after") if name in outcome.columns
+    ]
+    return {
+        f"weighted_{name}": float(outcome.weights @ outcome.columns[name]) / total for name in names
+    }

@@ -1,11 +1,13 @@
 """From a config or a run folder to an experiment and the folder it writes into."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fedmeta.config import Experiment, load
+from fedmeta.config import Experiment, load, parse
 from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.run_folder import new_run_folder
+from strategies.fitting import check_fit
 from strategies.state import CONFIG, load_state
 from strategies.stock import STRATEGIES
 
@@ -13,7 +15,14 @@ from strategies.stock import STRATEGIES
 def open_config(config: Path, overrides: Sequence[str]) -> Experiment:
     """An experiment whose strategy can be built; devices are looked for where the clients are."""
     experiment = load(config, overrides, STRATEGIES)
-    experiment.strategy.rules()
+    check_fit(experiment)
+    return experiment
+
+
+def open_mapping(sections: Mapping[str, Any], overrides: Sequence[str], source: str) -> Experiment:
+    """The same of what would stand in a config file; ``source`` says where it comes from."""
+    experiment = parse(sections, overrides, STRATEGIES, source)
+    check_fit(experiment)
     return experiment
 
 

@@ -88,6 +88,8 @@ class Attendance:
         self._current = Roster({})
         self.everyone = Roster({})
         """All that ever took part, connected or not."""
+        self.sizes: dict[int, int] = {}
+        """Examples of train clients, where the experiment samples by them."""
         self.refused: dict[int, str] = {}
         """Why nodes take no part."""
 
@@ -128,6 +130,7 @@ class Attendance:
             silent.discard(node := sender(reply, sent))
             try:
                 self._known[node] = _spans(reply)
+                self.sizes |= _sizes(reply, self._known[node])
                 _log.info("node %d takes part: %s", node, _described(reply, self._known[node]))
             except FedmetaError as e:
                 self.refused[node] = short(e)
@@ -160,6 +163,18 @@ def _spans(reply: Message) -> Spans:
     if not any(spans):
         raise FedmetaError("it hosts no client")
     return spans
+
+
+def _sizes(reply: Message, spans: Spans) -> dict[int, int]:
+    """Shard sizes by train client; of those that a node does not give, none."""
+    sizes = reply.content.config_records.get("sizes", ConfigRecord()).get("train", [])
+    clients = [client for run in spans[SPLITS.index("train")] for client in run]
+    if not isinstance(sizes, list) or len(sizes) not in (0, len(clients)):
+        raise FedmetaError(f"it gave no size for each of its {len(clients)} train clients")
+    whole = [size for size in sizes if isinstance(size, int) and size > 0]
+    if len(whole) != len(sizes):
+        raise FedmetaError("it gave a shard size that is not a whole number above 0")
+    return dict(zip(clients, whole, strict=bool(whole)))
 
 
 def _described(reply: Message, spans: Spans) -> str:

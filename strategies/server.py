@@ -25,6 +25,7 @@ from fedmeta.run_folder import write_json, write_lines
 from fedmeta.tracking.recorder import Recorders, Row, Run
 from fedmeta.types import Params
 from strategies.evaluation import Report, collect, score
+from strategies.ledger import Ledger
 from strategies.meta_strategy import MetaStrategy
 from strategies.roster import Attendance, Roster, check_somebody
 from strategies.sampling import sample
@@ -116,8 +117,8 @@ def evaluate_seen(
     train, wanted = attendance.everyone.clients("train"), experiment.evaluation.seen
     seen: list[int] = []
     for round in range(state.round, 0, -1):
-        count = min(experiment.cohort.clients, len(train))
-        chosen = sample(train, count, experiment.seed, round).tolist()
+        sizes = attendance.sizes
+        chosen = sample(train, experiment.cohort, experiment.seed, round, sizes).tolist()
         seen += [client for client in chosen if client not in seen]
         if len(seen) >= wanted:
             break
@@ -177,6 +178,7 @@ def _after_round(
     In this order a death between the two loses no row: a resumed run takes back what lies after its
     checkpoint.
     """
+    ledger = Ledger(folder, strategy.state.round)
 
     def after_round(server_round: int, arrays: ArrayRecord) -> None:
         state, experiment = strategy.state, strategy.experiment
@@ -187,6 +189,7 @@ def _after_round(
                 experiment, grid, strategy.attendance, state.params, "val", 0
             )
         if server_round > 0:
+            ledger.write(strategy.entries)
             recorders.record({"round": state.round, "split": "train"} | strategy.train_row)
         if strategy.report is not None:
             recorders.record({"round": state.round, "split": "val"} | strategy.report.row())
@@ -224,6 +227,8 @@ def _conclude(
         "zero_deltas": tally.zero_deltas,
         "refused_nodes": {str(n): reason for n, reason in strategy.attendance.refused.items()},
         "bytes": {"down": int(tally.bytes_down), "up": int(tally.bytes_up)},
+        "gradients": int(tally.gradients),
+        "simulated_seconds": tally.simulated_seconds or None,
         "test": report.row(),
     }
     write_json(folder / "summary.json", summary)

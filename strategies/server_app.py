@@ -48,8 +48,10 @@ def _run(grid: Grid, settings: Mapping[str, str]) -> None:
         chosen = Path(settings["run-dir"]) if settings["run-dir"] else None
         experiment, folder = open_new(config, overrides, chosen)
     console = RichConsole()
-    log_to(folder, console)
     with taken_back(folder, folder / CHECKPOINT):
+        if (attack := experiment.attack.name) != "none":
+            raise ConfigError(f"attack.name must be none outside simulation, got {attack}")
+        log_to(folder, console)
         recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
         wait, resume = experiment.cohort.wait, bool(settings["resume"])
         found = federate(experiment, grid, folder, recorders, resume, wait)

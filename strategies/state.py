@@ -13,6 +13,7 @@ from fedmeta.checkpoint import read_checkpoint, write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
+from strategies.gathered import Memory
 from strategies.optimizers import State
 from strategies.tally import Tally
 
@@ -46,6 +47,8 @@ class ServerState:
     tally: Tally = field(default_factory=Tally)
     run: str = ""
     """What clients keep their own state under, hexadecimal."""
+    memory: Memory = field(default_factory=dict)
+    """What the rules remember besides the optimiser's state."""
 
 
 def selected(state: ServerState, experiment: Experiment) -> tuple[int, Params]:
@@ -69,19 +72,21 @@ def fingerprint(experiment: Experiment, seed: bool = True) -> str:
     Settings at their default are left out, so that a new one refuses no old checkpoint.
     """
     parts = ("data", "model", "learner", "strategy", "cohort")
-    chosen: dict[str, Any] = {key: _chosen(getattr(experiment, key)) for key in parts}
+    chosen: dict[str, Any] = {key: non_default(getattr(experiment, key)) for key in parts}
     names = {key: experiment.sections[key].get("name") for key in parts}
-    for key in ("timeout", "wait"):
+    for key in ("timeout", "wait", "measure"):
         chosen["cohort"].pop(key, None)
-    if wire := _chosen(experiment.wire):
-        chosen["wire"] = wire
+    for part in ("wire", "devices", "attack"):
+        if settings := non_default(getattr(experiment, part)):
+            chosen[part] = settings
     chosen["data"] = {k: v for k, v in chosen["data"].items() if k not in ("root", "evaluation")}
     chosen |= {"names": names, "start": experiment.start, "dtype": experiment.engine.dtype}
     chosen["seed"] = experiment.seed if seed else None
     return sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
-def _chosen(component: Any) -> dict[str, Any]:
+def non_default(component: Any) -> dict[str, Any]:
+    """The settings of a component that are not at their default."""
     settings = asdict(component)
     for each in fields(component):
         default = each.default if each.default_factory is MISSING else each.default_factory()
@@ -95,6 +100,7 @@ def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None
     tensors: dict[str, Tensor] = {f"params/{k}": v for k, v in state.params.items()}
     for name, memory in state.optimizer.items():
         tensors |= {f"optimizer/{name}/{key}": value for key, value in memory.items()}
+    tensors |= {f"memory/{name}": value for name, value in state.memory.items()}
     best: dict[str, Any] | None = None
     if state.best is not None:
         tensors |= {f"best/{name}": value for name, value in state.best.params.items()}
@@ -129,6 +135,7 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
         best,
         Tally(**header["tally"]),
         header["run"],
+        _group(tensors, "memory/"),
     )
 
 

@@ -29,15 +29,25 @@ class Tally:
     """Deltas of zero by client id, where they came one by one."""
     longest: float = 0.0
     """Length of the longest delta that was averaged."""
+    simulated_seconds: float = 0.0
+    """Of all rounds, where devices are simulated."""
+    gradients: float = 0.0
+    """Gradient steps of all clients."""
     bytes_down: float = 0.0
     bytes_up: float = 0.0
     """Sent to clients and by them in all rounds, as if each were a node of its own."""
 
 
 def count(
-    tally: Tally, checked: Checked, idle: bool, alike: bool, bytes_down: float, seconds: float
+    tally: Tally,
+    checked: Checked,
+    idle: bool,
+    alike: bool,
+    bytes_down: float,
+    seconds: float,
+    now: float = 0.0,
 ) -> Tally:
-    """The tally after a round in which each client received so many bytes."""
+    """The tally after a round in which each client received so many bytes; ``now`` is simulated."""
     reasons = dict(tally.reasons)
     for client, reason in checked.dropped.items():
         if len(reasons) < NAMED or str(client) in reasons:
@@ -52,9 +62,16 @@ def count(
         failing_rounds=tally.failing_rounds + 1 if alike else 0,
         zero_deltas=_more(tally.zero_deltas, checked.still),
         longest=checked.longest,
+        simulated_seconds=now,
+        gradients=tally.gradients + _gradients(checked),
         bytes_down=tally.bytes_down + asked * bytes_down,
         bytes_up=tally.bytes_up + checked.clients * checked.bytes_up,
     )
+
+
+def _gradients(checked: Checked) -> float:
+    steps = [reply.columns["steps"] for reply in checked.replies if "steps" in reply.columns]
+    return float(sum(each.sum() for each in steps))
 
 
 def _more(counts: Mapping[str, int], clients: Iterable[int]) -> dict[str, int]:

@@ -17,6 +17,8 @@ from fedmeta.types import Params
 from fedmeta.wire import short, size, unpack_replies
 from strategies.roster import sender
 
+BOUNDS = {"alpha": (0.5, 1.0), "loss_after": (0.0, float("inf"))}
+"""What a client can truly say where its delta is weighed by it."""
 MAJORITY = 3
 """Deltas of a round of which one can be unlike the others."""
 
@@ -34,6 +36,8 @@ class Expected:
     """How many times as long as others a delta may be; 0: as long as it likes."""
     longest: float = 0.0
     """The longest delta that was averaged in earlier rounds."""
+    columns: frozenset[str] = frozenset()
+    """What clients must say of themselves, besides the size of their shards."""
     nodes: Mapping[str, int] = field(default_factory=dict)
     """Node by the id of the message that it was sent."""
 
@@ -115,11 +119,18 @@ def _broken(reply: Replies, asked: list[int], expected: Expected) -> str | None:
         return None
     if any(values.shape != (len(reply.clients),) for values in reply.columns.values()):
         return "the reply's columns have a different number of clients"
-    for name in {"examples", expected.weight_column} - {"", "one"}:
+    for name in sorted({"examples", expected.weight_column, *expected.columns} - {"", "one"}):
         if name not in reply.columns:
             return f"the reply does not say {name} of its clients"
+    for name, (least, most) in BOUNDS.items():
+        if name in expected.columns and not _within(reply.columns[name], least, most):
+            return f"the reply has {name} outside {least:g} to {most:g}"
     leading = () if reply.summed else (len(reply.clients),)
     return _misfit(reply.deltas, expected.params, leading)
+
+
+def _within(values: Tensor, least: float, most: float) -> bool:
+    return bool(((values >= least) & (values <= most)).all())
 
 
 def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:
@@ -157,7 +168,7 @@ def _without_outliers(
         pairs = list(zip(reply.clients, good.tolist(), strict=True))
         dropped = dropped | {client: reason for client, ok in pairs if not ok}
         if good.any():
-            kept.append(reply if good.all() else _some(reply, good))
+            kept.append(reply if good.all() else some(reply, good))
         if len(each) == len(reply.clients):
             still += [
                 c for c, length in zip(reply.clients, each.tolist(), strict=True) if not length
@@ -177,7 +188,8 @@ def _lengths(reply: Replies, weight_column: str) -> Tensor:
     return lengths / column(reply, weight_column).sum()
 
 
-def _some(reply: Replies, good: Tensor) -> Replies:
+def some(reply: Replies, good: Tensor) -> Replies:
+    """The clients of a reply that are ``good``, bool ``[clients]``."""
     clients = [client for client, ok in zip(reply.clients, good.tolist(), strict=True) if ok]
     return replace(
         reply,

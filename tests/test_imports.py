@@ -30,6 +30,7 @@ DOORS = {
         "fedmeta/node.py",
         "fedmeta/packing.py",
         "fedmeta/wire.py",
+        "simulations/attackers.py",
         "simulations/executors/local.py",
         "simulations/executors/ray.py",
         "simulations/grid.py",

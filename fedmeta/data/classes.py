@@ -34,9 +34,11 @@ class ClassEpisodes:
     """Support examples per class (K)."""
     queries: int
     """Query examples per class."""
-    labels: Literal["episode", "client"] = "episode"
+    labels: Literal["episode", "client", "class"] = "episode"
     """``episode``: classes are numbered anew in every draw. ``client``: a client's class keeps its
-    number, as private heads need it; a shard then has exactly ``ways`` classes."""
+    number, as private heads need it; a shard then has exactly ``ways`` classes. ``class``: a class has
+    one number on all clients, and the model an output for each class that there is; for datasets
+    whose clients share their classes (``cifar10``)."""
     held_out: int = 0
     """Examples of each class of training clients that no training episode has; they are the queries
     when clients that took part are scored (``evaluation.seen``)."""
@@ -57,6 +59,11 @@ class ClassEpisodes:
                     raise ConfigError(f"{where}.{name} must be 1 or more, got {value!r}")
         if self.held_out < 0:
             raise ConfigError(f"data.held_out must be 0 or more, got {self.held_out!r}")
+        if self.labels == "class" and not self.shared:
+            raise ConfigError(
+                "data.labels: class needs a dataset whose clients share their classes, as cifar10; "
+                "here it must be episode or client"
+            )
         if self.labels == "client" and self.shape("evaluate")[0] != self.ways:
             raise ConfigError(
                 f"data.evaluation.ways must be data.ways {self.ways} where classes keep their "
@@ -73,9 +80,14 @@ class ClassEpisodes:
         )
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the classes by number, where all clients have them out of the same few."""
+        return ()
+
+    @property
     def outputs(self) -> int:
-        """One logit per class of the episode."""
-        return self.ways
+        """One logit per class of the episode, or of the dataset where its numbers are the labels."""
+        return len(self.shared) if self.labels == "class" else self.ways
 
     @property
     def objective(self) -> Kind:
@@ -85,7 +97,7 @@ class ClassEpisodes:
     @property
     def lasting(self) -> bool:
         """Whether classes keep their numbers."""
-        return self.labels == "client"
+        return self.labels != "episode"
 
     def hold(
         self, shards: Sequence[Shard], device: torch.device, dtype: torch.dtype
@@ -154,8 +166,8 @@ class ClassFederation(ABC):
         members = self._draw_members(clients, classes, shots, queries, purpose, *where)
         inputs = self.gather(classes[..., None, :], np.moveaxis(members, -1, -2))
         x = as_inputs(inputs, self._dtype)
-        labels = torch.arange(ways, device=x.device)
-        labels = labels.expand(len(clients), draws, shots + queries, -1)
+        labels = torch.as_tensor(self._labels(classes), device=x.device)
+        labels = labels[:, :, None].expand(-1, -1, shots + queries, -1)
         return Episode(
             *(
                 Batch(x[:, :, part].flatten(2, 3), labels[:, :, part].flatten(2, 3))
@@ -169,6 +181,13 @@ class ClassFederation(ABC):
             return np.broadcast_to(shard, (draws, ways))
         picks = choose(len(shard), ways, *address, "classes", client, np.arange(draws))
         return shard[picks]
+
+    def _labels(self, classes: Clients) -> Clients:
+        """The labels of the classes of episodes, ``[clients, draws, ways]``."""
+        if self.episodes.labels != "class":
+            return np.broadcast_to(np.arange(classes.shape[-1]), classes.shape).copy()
+        numbers = [self.episodes.shared.index(name) for name in self.names(classes.ravel())]
+        return np.array(numbers).reshape(classes.shape)
 
     def _draw_members(
         self,
@@ -216,6 +235,12 @@ class ClassFederation(ABC):
             raise DataError(
                 f"data.labels: client {client} holds {len(shard)} classes; where they keep their "
                 f"numbers, it must be data.ways {ways}"
+            )
+        shared = self.episodes.shared if self.episodes.labels == "class" else ()
+        if shared and (odd := sorted({*self.names(shard)} - {*shared})):
+            raise DataError(
+                f"data.labels: client {client} holds a class {odd[0]!r}; where classes have one number "
+                f"on all clients, they are {', '.join(shared)}"
             )
         held = self.episodes.held_out if purpose == "train" else 0
         if shots + queries > (pool := int(self.sizes(shard).min()) - held):

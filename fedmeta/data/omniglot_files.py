@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -40,17 +41,37 @@ class Characters:
 
 
 def read_characters(root: str | None) -> Characters:
-    """All of Omniglot from local copies or the download; decoding takes seconds, once."""
+    """All of Omniglot from local copies or the download; decoding takes seconds, once.
+
+    A process that opens it again, as a worker of a comparison does, has it resident.
+    """
     require("data.name", "data", "pooch", "PIL")
-    members = [member for part in _PARTS for member in _drawings(part, _locate(part, root))]
+    archives = [(part, _locate(part, root)) for part in _PARTS]
+    return _read(tuple((part, path, _state(path)) for part, path in archives), cache_folder())
+
+
+@lru_cache(maxsize=1)
+def _read(archives: tuple[tuple[str, Path, tuple[int, int]], ...], cache: Path) -> Characters:
+    """Of archives as they are now: one that was replaced is read again."""
+    members = [member for part, path, _ in archives for member in _drawings(part, path)]
     state = sha256("".join(f"{m.info.filename} {m.info.CRC}\n" for m in members).encode())
     firsts = members[::DRAWINGS]
+    name = f"omniglot-{SIZE}-lanczos-{state.hexdigest()[:16]}.npy"
     return Characters(
-        images=_cached(f"omniglot-{SIZE}-lanczos-{state.hexdigest()[:16]}.npy", members),
+        images=_cached(cache / name, members),
         alphabets=np.array([m.alphabet for m in firsts]),
         numbers=np.array([m.number for m in firsts]),
         background=np.array([m.part == "images_background" for m in firsts]),
     )
+
+
+def _state(archive: Path) -> tuple[int, int]:
+    """What changes with the file; one that cannot be read says so later."""
+    try:
+        found = archive.stat()
+    except OSError:
+        return 0, 0
+    return found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)
@@ -91,8 +112,7 @@ def _drawings(part: str, archive: Path) -> list[_Drawing]:
     return found
 
 
-def _cached(name: str, members: list[_Drawing]) -> NDArray[np.uint8]:
-    path = cache_folder() / name
+def _cached(path: Path, members: list[_Drawing]) -> NDArray[np.uint8]:
     try:
         return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
     except (OSError, ValueError, EOFError):

@@ -30,6 +30,11 @@ class Learner(ABC):
         return self.draws
 
     @property
+    def adaptation(self) -> int:
+        """Steps on the support that training takes before it looks at the query."""
+        return 0
+
+    @property
     def annealed_until(self) -> float:
         """The part of the run after which ``progress`` makes no difference to ``update``."""
         return 0.0

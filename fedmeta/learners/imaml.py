@@ -61,6 +61,11 @@ class Imaml(Learner):
         inner = self.inner_steps * (1 + self.cg_steps if self.inner == "hessian_free" else 1)
         return inner + self.cg_steps
 
+    @property
+    def adaptation(self) -> int:
+        """The inner steps."""
+        return self.inner_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

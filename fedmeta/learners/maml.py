@@ -100,6 +100,11 @@ class Maml(Learner):
         travels = {*adapted(self.adapt, names), *(n for n in names if n.startswith("rate/"))}
         return frozenset(names) - travels
 
+    @property
+    def adaptation(self) -> int:
+        """The inner steps."""
+        return self.inner_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

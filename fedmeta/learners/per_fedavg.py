@@ -54,6 +54,11 @@ class PerFedAvg(Learner):
         """One episode per local step."""
         return self.local_steps
 
+    @property
+    def adaptation(self) -> int:
+        """The one step of its objective."""
+        return 1
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

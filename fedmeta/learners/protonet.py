@@ -53,6 +53,11 @@ class ProtoNet(Learner):
         """The head: every client sets its own."""
         return frozenset(adapted("head", names))
 
+    @property
+    def adaptation(self) -> int:
+        """Prototypes take the place of a step."""
+        return 1
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

@@ -58,6 +58,11 @@ class MinibatchProx(Learner):
         """Inner steps of all episodes."""
         return self.draws * self.inner_steps
 
+    @property
+    def adaptation(self) -> int:
+        """The inner steps."""
+        return self.inner_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

@@ -60,6 +60,11 @@ class Reptile(Learner):
     def _optimizer(self) -> InnerOptimizer:
         return (RmsAdam if self.inner_optimizer == "adam" else Sgd)(self.inner_lr)
 
+    @property
+    def adaptation(self) -> int:
+        """The inner steps."""
+        return self.inner_steps
+
     def trajectory(
         self, loss: Objective, params: Params, support: Batch, steps: int
     ) -> Iterator[Params]:

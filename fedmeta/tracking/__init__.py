@@ -9,9 +9,11 @@ from fedmeta.tracking.tensorboard import TensorBoard
 from fedmeta.tracking.wandb import Wandb
 
 
-def build_recorders(settings: TrackingSettings, *extra: Recorder) -> list[Recorder]:
+def build_recorders(
+    settings: TrackingSettings, *extra: Recorder, pictures: bool = True
+) -> list[Recorder]:
     """The recorders of an experiment. Those that upload pictures come after those that draw them."""
-    recorders: list[Recorder] = [JsonLines(), Plots(), *extra]
+    recorders: list[Recorder] = [JsonLines(), *([Plots()] if pictures else []), *extra]
     if settings.wandb.mode != "disabled":
         require("tracking.wandb.mode", "server", "wandb")
         recorders.append(Wandb())

@@ -13,7 +13,8 @@ from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError, InputError
 from fedmeta.learners.maml import Maml
 from fedmeta.settings import EngineSettings, PublishedSettings
-from strategies.stock import STRATEGIES, Custom, FedAvg
+from strategies.means import Custom, FedAvg
+from strategies.stock import STRATEGIES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MINIMAL = """
@@ -110,7 +111,7 @@ def test_overrides_reach_lists_and_free_mappings() -> None:
     assert read("tracking.wandb.tags=[a,b]").tracking.wandb.tags == ["a", "b"]
     custom = "strategy={name: custom, optimizer: SGD, lr: 0.1, options: {momentum: 0.5}}"
     assert read(custom, "strategy.options.nesterov=true").strategy == Custom(
-        "SGD", 0.1, {"momentum": 0.5, "nesterov": True}
+        0.1, "SGD", {"momentum": 0.5, "nesterov": True}
     )
 
 
@@ -152,7 +153,7 @@ WRONG_TYPE = {
 }
 NOT_ALLOWED = {
     "learner.order=3": "learner.order: Invalid value '3', expected one of [1, 2]",
-    "cohort.replies=all": "cohort.replies: Invalid value 'all', expected one of ['sum', 'each']",
+    "cohort.replies=all": "cohort.replies: Invalid value 'all', expected one of ['auto', 'sum', 'each']",
     "engine.dtype=float16": "engine.dtype: Invalid value 'float16', expected one of "
     "['float32', 'float64']",
     "strategy.schedule=step": "strategy.schedule: Invalid value 'step', expected one of "

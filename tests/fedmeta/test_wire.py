@@ -199,7 +199,7 @@ def test_the_size_of_a_message_is_that_of_its_arrays_texts_and_numbers() -> None
     work = Work("name: x\n", 3, [4, 5, 6], "examples", run="0af3")
     layout = '[["a", "<f4", [5]], ["b", "<f8", [2, 2]]]'
     numbers = 128 + len(layout) + 128 + 5 * 4 + 4 * 8
-    assert size(pack_work(params, work)) == numbers + 8 + 8 + 3 * 8 + len("examples") + 4
+    assert size(pack_work(params, work)) == numbers + 8 + 4 * 8 + 2 * 8 + len("examples") + 4
     assert size(RecordDict()) == 0
 
 

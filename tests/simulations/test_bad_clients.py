@@ -19,9 +19,9 @@ from fedmeta.data.sinusoid import Sinusoid, SinusoidFederation
 from fedmeta.errors import FedmetaError
 from fedmeta.initial import first_params
 from fedmeta.seeding import Part
+from fedmeta.settings import CohortSettings
 from fedmeta.types import Batch, Episode
 from simulations.run import run
-from strategies.aggregation import weighted_mean
 from strategies.sampling import sample
 from strategies.state import load_state
 from tests.simulations.conftest import small
@@ -116,7 +116,7 @@ def test_the_others_train_as_if_the_bad_were_not_there(tmp_path: Path) -> None:
     (start, _), good = first_params(experiment), [0, 1, 2, 4, 6, 7, 8, 9]
     rules = experiment.strategy.rules()
     replies = Cohort.open(experiment).train(start, good, 1, ClientStates(tmp_path / "states"))
-    delta = weighted_mean([replies], rules.weight_column)
+    delta = rules.combine([replies], start, 1, {}).delta
     expected, _ = rules.optimizer.step(start, delta, {}, 0.0)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -171,7 +171,7 @@ def test_the_cohort_of_a_round_is_the_one_that_sampling_says(tmp_path: Path) -> 
     run(experiment, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     (recorded,) = [row["loss"] for row in rows if row["split"] == "train"]
-    chosen = sample(np.arange(30), 6, experiment.seed, 1).tolist()
+    chosen = sample(np.arange(30), CohortSettings(6), experiment.seed, 1).tolist()
     start, _ = first_params(experiment)
     replies = Cohort.open(experiment).train(start, chosen, 1, ClientStates(tmp_path / "states"))
     assert recorded == pytest.approx(float(replies.columns["loss"].double().mean()), rel=1e-12)

@@ -13,6 +13,7 @@ import torch
 from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.initial import first_params
+from fedmeta.settings import CohortSettings
 from fedmeta.types import Params
 from simulations.run import run
 from strategies.opening import open_old
@@ -55,7 +56,7 @@ def test_rounds_by_hand(tmp_path: Path, learner: str) -> None:
     own: dict[int, Params] = {}
     for round in range(1, 5):
         deltas = []
-        for client in sample(np.arange(9), 6, 0, round).tolist():
+        for client in sample(np.arange(9), CohortSettings(6), 0, round).tolist():
             episodes = block.federation.draw(np.array([client]), 1, 0, "train", round).draw(0)
             every = params | own.get(client, first)
             update = block.learner.update(block.objective, every, episodes, (round - 1) / 4)
@@ -151,7 +152,7 @@ def test_a_torn_state_costs_its_own_client_and_no_other(tmp_path: Path) -> None:
     replies = Cohort.open(experiment).train(before.params, others, 3, ClientStates(states))
     found = trained(tmp_path / "run", "fedper", *everybody, "rounds=3", resume=True)
     rules = experiment.strategy.rules()
-    delta = rules.aggregate([replies], rules.weight_column)
+    delta = rules.combine([replies], before.params, 3, {}).delta
     expected, _ = rules.optimizer.step(before.params, delta, before.optimizer, 2 / 3)
     assert same(found, expected)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedmeta.compression import traffic
+from fedmeta.settings import CohortSettings
 from fedmeta.types import Params
 from simulations.run import run
 from strategies.opening import open_old
@@ -79,7 +80,7 @@ def test_three_rounds_and_two_more_equal_five(tmp_path: Path, form: str) -> None
     whole = trained(tmp_path / "whole", *settings, "rounds=5")
     trained(tmp_path / "split", *settings, "rounds=3")
     (own,) = (tmp_path / "split" / STATES).iterdir()
-    for client in sample(np.arange(9), 6, 0, 4):
+    for client in sample(np.arange(9), CohortSettings(6), 0, 4):
         (own / "residuals" / str(client)).mkdir(exist_ok=True)
         (own / "residuals" / str(client) / "4.safetensors").write_bytes(b"of a process that died")
     experiment, _ = open_old(tmp_path / "split", None, ["rounds=5"])

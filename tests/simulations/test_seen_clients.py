@@ -11,6 +11,7 @@ from fedmeta.client_state import ClientStates
 from fedmeta.cohort import Cohort
 from fedmeta.errors import ConfigError
 from fedmeta.initial import first_params
+from fedmeta.settings import CohortSettings
 from simulations.run import run
 from strategies.sampling import sample
 from strategies.state import STATES, load_state
@@ -29,7 +30,7 @@ def test_the_last_that_took_part_are_scored_with_what_they_kept(
     seen = json.loads((folder / "summary.json").read_text())["seen"]
     assert seen["clients"] == 8
 
-    last, before = (sample(np.arange(30), 6, 0, round).tolist() for round in (4, 3))
+    last, before = (sample(np.arange(30), CohortSettings(6), 0, round).tolist() for round in (4, 3))
     who = sorted([*last, *(client for client in before if client not in last)][:8])
     state, block = load_state(folder, experiment), Cohort.open(experiment)
     kept = ClientStates(folder / STATES / state.run).read(who, 5, block.private)

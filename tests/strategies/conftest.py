@@ -9,7 +9,8 @@ from flwr.app import Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedmeta.config import Experiment, choose, load
-from strategies.stock import STRATEGIES, Rules
+from strategies.rules import Rules
+from strategies.stock import STRATEGIES
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 NEEDED = {"custom": {"optimizer": "RMSprop", "options": {"momentum": 0.5}}}

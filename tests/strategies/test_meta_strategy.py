@@ -14,14 +14,14 @@ from fedmeta.replies import Replies
 from fedmeta.wire import unpack_work
 from simulations.executors.local import LocalExecutor
 from simulations.grid import CohortGrid
-from strategies.aggregation import weighted_mean
 from strategies.evaluation import Report
 from strategies.meta_strategy import MetaStrategy
 from strategies.optimizers import ServerOptimizer
 from strategies.roster import Attendance
+from strategies.rules import Rules
 from strategies.state import Best, ServerState, protocol
-from strategies.stock import STRATEGIES, Rules
-from strategies.validation import Checked
+from strategies.stock import STRATEGIES
+from strategies.weighting import WEIGHTINGS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 PARAMS = {"w": torch.tensor([1.0, 2.0])}
@@ -45,9 +45,10 @@ def report(loss: float, missing: int = 0) -> Report:
 def test_a_step_that_is_not_finite_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
     """The delta is finite in float32, whose largest number is 3.4e38; ten times it is not."""
     server = strategy(ServerState(4, PARAMS))
-    server.rules = Rules("examples", weighted_mean, ServerOptimizer("SGD", 10.0))
+    server.rules = Rules(WEIGHTINGS["examples"], ServerOptimizer("SGD", 10.0))
     replies = Replies([7], {"w": torch.full((1, 2), 3e38)}, {"examples": torch.tensor([40.0])})
-    assert not server._step(Checked([replies], {}), 5)
+    outcome = server.rules.combine([replies], PARAMS, 5, {})
+    assert not server._step(outcome, 5)
     assert server.state.params is PARAMS
     assert "the step is not finite" in caplog.text
 

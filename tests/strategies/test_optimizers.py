@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fedmeta.errors import ConfigError
 from fedmeta.types import Params
+from strategies.means import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ReptileStep
 from strategies.optimizers import ServerOptimizer, State
-from strategies.stock import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ReptileStep, Rules
+from strategies.rules import Rules
 
 OPTIMIZERS = {
     "adam": ("Adam", {"betas": (0.9, 0.99), "eps": 1e-3}),

@@ -12,8 +12,8 @@ from fedmeta.checkpoint import write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
+from strategies.rules import Rules
 from strategies.state import CHECKPOINT, Best, ServerState, Tally, load_state, save_state, selected
-from strategies.stock import Rules
 
 Load = Callable[..., Experiment]
 TALLY = Tally(1.25, 96, {"7": 2}, {"7": "no reply in time"}, 1)

@@ -1,0 +1,129 @@
+"""Rows sorted into problems, which are never mixed, and contenders, whose seeds belong together."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from fedmeta.tracking.plots import score_of
+from fedmeta.tracking.recorder import Row
+from simulations.report.settings import differing
+from strategies.evaluation import interval
+
+UNNAMED = "a problem that its rows do not name"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """The seeds of one setting."""
+
+    name: str
+    rows: Sequence[Row]
+    """The finished ones, in order of their seeds."""
+
+    @property
+    def measure(self) -> str:
+        """``accuracy``, else ``loss``."""
+        return score_of(self.rows[0]["test"]["after"])[0]
+
+    @property
+    def has_clients(self) -> bool:
+        """Whether its rows hold the scores of single test clients, as older ones do not."""
+        return all(row.get("test_clients") for row in self.rows)
+
+    def mean(self, when: str = "after") -> float:
+        """Score of the test clients, mean over the seeds."""
+        return fmean(row["test"][when][self.measure] for row in self.rows)
+
+    def half(self, when: str = "after") -> float:
+        """Half-width of the 95 % t interval: over seeds, with one seed over its clients."""
+        return spread([row["test"][when] for row in self.rows], self.measure)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What contenders had to solve; scores are comparable within, and nowhere else."""
+
+    name: str
+    contenders: Sequence[Contender]
+    """The best first."""
+    failed: Sequence[Row]
+
+    @property
+    def measure(self) -> str:
+        """``accuracy``, else ``loss``."""
+        return self.contenders[0].measure
+
+    @property
+    def rows(self) -> list[Row]:
+        """The finished ones."""
+        return [row for contender in self.contenders for row in contender.rows]
+
+
+def spread(points: Sequence[Row], measure: str) -> float:
+    """Half-width of the 95 % t interval of points, one per seed; NaN where there is none."""
+    if len(points) == 1:
+        half = points[0].get(f"{measure}_ci95")
+    else:
+        half = interval(torch.tensor([p[measure] for p in points], dtype=torch.float64))
+    return math.nan if half is None else float(half)
+
+
+def problems(rows: Sequence[Row]) -> list[Problem]:
+    """Rows by problem, in order of their names; cells that failed before theirs was known come last."""
+    found = [_problem(group) for group in _grouped(rows, _solved).values()]
+    return sorted(found, key=lambda problem: (not problem.contenders, problem.name))
+
+
+def _solved(row: Row) -> Any:
+    """Its problem; rows of older comparisons do not name it, but how they were scored."""
+    if row.get("problem") or row.get("failed"):
+        return row.get("problem")
+    scored = [row["evaluation"].get(key) for key in ("steps", "episodes", "transductive")]
+    return [*scored, row["episodes"], row["test"]["clients"], score_of(row["test"]["after"])[0]]
+
+
+def _problem(rows: Sequence[Row]) -> Problem:
+    finished = [row for row in rows if not row.get("failed")]
+    same = _grouped(finished, lambda row: (row["name"], row["setting"], row["rounds"]))
+    groups = [_seeds(group) for group in same.values()]
+    contenders = [
+        Contender(name, group) for name, group in zip(_names(groups), groups, strict=True)
+    ]
+    better = -1 if contenders and contenders[0].measure == "accuracy" else 1
+    contenders.sort(key=lambda c: (better * c.mean(), c.name))
+    failed = [row for row in rows if row.get("failed")]
+    return Problem(rows[0].get("problem_name") or UNNAMED, contenders, failed)
+
+
+def _seeds(group: Sequence[Row]) -> list[Row]:
+    """In their order; a cell that was given twice, as folder and as row, counts once."""
+    first = {row["seed"]: row for row in reversed(group)}
+    return [first[seed] for seed in sorted(first)]
+
+
+def _grouped(rows: Sequence[Row], of: Callable[[Row], Any]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[json.dumps(of(row))].append(row)
+    return groups
+
+
+def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """Names told apart: two settings of one name say what differs."""
+    alike = defaultdict(list)
+    for group in groups:
+        alike[group[0]["name"]].append(group[0])
+    names = []
+    for row, *_ in groups:
+        twins = alike[row["name"]]
+        settings = differing([twin.get("sections", {}) for twin in twins])
+        own = [f"{key}={values[twins.index(row)]}" for key, values in settings.items()]
+        others = [] if len(twins) == 1 else own or [f"#{1 + twins.index(row)}"]
+        names.append(" ".join([row["name"], *others]))
+    return names

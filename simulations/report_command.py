@@ -1,0 +1,92 @@
+"""``fedmeta report``: what runs that are done say together."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedmeta.errors import ConfigError
+from fedmeta.packages import require
+from fedmeta.tracking.recorder import Row
+from simulations.terminal import Debug, console, guard
+
+
+class Format(StrEnum):
+    """What a report is written as."""
+
+    HTML = "html"
+    MD = "md"
+    CSV = "csv"
+    PNG = "png"
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUNS...")],
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("report.html"),
+    format: Annotated[
+        Format | None,
+        typer.Option(help="A page, its text, a line per client, a picture; else as --out ends."),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="Tell the cost to reach this accuracy, 0 to 1 (or loss, where there is none)."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write what RUNS say together: who is better and how surely, at what cost, for which clients.
+
+    RUNS are run folders, --out folders of fedmeta compare, or files of rows.
+    """
+    guard(lambda: _report(runs, out, format, target), debug)
+
+
+def _report(runs: Sequence[Path], out: Path, format: Format | None, target: float | None) -> None:
+    require("fedmeta report", "server", "scipy", "matplotlib", "jinja2")
+    from fedmeta.checkpoint import write_atomically
+    from simulations.rows import read_rows
+
+    kind = format or _ending(out)
+    write_atomically(out, _content(read_rows(runs), kind, target))
+    console.print(f"report: {out}", soft_wrap=True)
+
+
+def _ending(out: Path) -> Format:
+    try:
+        return Format(out.suffix.removeprefix("."))
+    except ValueError as e:
+        allowed = ", ".join(f".{each}" for each in Format)
+        raise ConfigError(
+            f"--out must end with one of {allowed}, or give --format; got {out}"
+        ) from e
+
+
+def _content(rows: Sequence[Row], kind: Format, target: float | None) -> bytes:
+    from simulations.report.contenders import problems
+
+    found = problems(rows)
+    _check(target, [problem.measure for problem in found if problem.contenders])
+    if kind is Format.CSV:
+        from simulations.report.clients_csv import clients_csv
+
+        return clients_csv(found).encode()
+    if kind is Format.PNG:
+        from simulations.report.picture import picture
+
+        return picture([problem for problem in found if problem.contenders])
+    from simulations.report.made import made, title
+    from simulations.report.markdown import markdown_page
+    from simulations.report.page import page
+    from simulations.report.section import section
+
+    write = page if kind is Format.HTML else markdown_page
+    sections = [section(problem, target) for problem in found]
+    return write(title(found), sections, made(found)).encode()
+
+
+def _check(target: float | None, measures: Sequence[str]) -> None:
+    if target is not None and not (0 < target <= 1 or (target > 0 and "accuracy" not in measures)):
+        raise ConfigError(f"--target must be an accuracy above 0, at most 1, got {target:g}")

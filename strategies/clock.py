@@ -1,0 +1,107 @@
+"""Simulated time: how long devices would have taken, so that curves can be drawn against seconds.
+
+A device needs ``overhead + slowness * steps * seconds_per_step`` to compute and its bandwidth to
+receive and send (Wang et al. 2021, "A Field Guide to Federated Optimization", section 4.2, with their
+constants). Its slowness is half normal over devices, which is what training times in production look
+like (Nguyen et al., AISTATS 2022, "Federated Learning with Buffered Asynchronous Aggregation").
+"""
+
+from dataclasses import dataclass, replace
+from math import pi, sqrt
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import halfnorm
+from torch import Tensor
+
+from fedmeta.config import Experiment
+from fedmeta.data.federation import Clients
+from fedmeta.replies import Replies
+from fedmeta.seeding import uniform
+from fedmeta.settings import DeviceSettings
+from strategies.gathered import Gathered
+from strategies.validation import Checked, some
+
+MEAN = sqrt(2 / pi)
+"""Of a half normal number of scale 1: slowness is 1 on average."""
+TOOK = "device_seconds"
+"""The column of how long a simulated device took."""
+Seconds = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A pure function of the seed: a client is as slow in every round."""
+
+    settings: DeviceSettings
+    seed: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Clock | None":
+        """The clock of an experiment whose devices are simulated."""
+        simulated = experiment.devices.slowness != "none"
+        return cls(experiment.devices, experiment.seed) if simulated else None
+
+    def slowness(self, clients: Clients) -> Seconds:
+        """How many times longer than an average device each takes, ``[clients]``."""
+        if self.settings.slowness == "equal":
+            return np.ones(len(clients))
+        drawn: Seconds = halfnorm.ppf(uniform(self.seed, "slowness", clients)) / MEAN
+        return drawn
+
+    def seconds(self, clients: Clients, steps: Seconds, down: float, up: float) -> Seconds:
+        """From being asked to the reply, given gradient steps ``[clients]`` and bytes each way."""
+        s = self.settings
+        travel = down / (1e6 * s.download) + up / (1e6 * s.upload)
+        return s.overhead + self.slowness(clients) * steps * s.seconds_per_step + travel
+
+    def reachable(self, clients: Clients, round: int) -> NDArray[np.bool_]:
+        """Who does not drop out of a round."""
+        return uniform(self.seed, "dropout", round, clients) >= self.settings.dropout
+
+
+@dataclass(frozen=True)
+class Timed:
+    """The replies that came in before the deadline."""
+
+    checked: Checked
+    began: float
+    now: float
+    """Simulated seconds when the round is over: when the last came in, or at the deadline."""
+
+    def arrives(self, begun: Gathered | None) -> Tensor:
+        """When each reply comes in, in simulated seconds ``[clients]``."""
+        if begun is None:
+            return torch.empty(0, dtype=torch.float64)
+        return self.began + begun.columns[TOOK]
+
+
+def on_time(checked: Checked, clock: Clock | None, began: float, down: float) -> Timed:
+    """Let simulated devices take their time: each reply's columns say how many seconds it took."""
+    if clock is None:
+        return Timed(checked, began, began)
+    replies = [_taking(reply, clock, down, checked.bytes_up) for reply in checked.replies]
+    deadline = clock.settings.deadline
+    if deadline is None:
+        last = max((float(reply.columns[TOOK].max()) for reply in replies), default=0.0)
+        return Timed(replace(checked, replies=replies), began, began + last)
+    kept, late, last = list[Replies](), dict[int, str](), 0.0
+    for reply in replies:
+        took = reply.columns[TOOK]
+        last = max(last, float(took.max()))
+        slow = (took > deadline).tolist()
+        pairs = zip(reply.clients, took.tolist(), slow, strict=True)
+        late |= {c: f"{t:.0f} s (simulated), past the deadline" for c, t, over in pairs if over}
+        if not all(slow):
+            kept.append(some(reply, took <= deadline))
+    dropped = checked.dropped | late
+    return Timed(
+        replace(checked, replies=kept, dropped=dropped), began, began + min(last, deadline)
+    )
+
+
+def _taking(reply: Replies, clock: Clock, down: float, up: float) -> Replies:
+    steps = reply.columns["steps"].double().numpy()
+    took = torch.as_tensor(clock.seconds(np.array(reply.clients), steps, down, up))
+    return replace(reply, columns=reply.columns | {TOOK: took})

@@ -1,0 +1,86 @@
+"""A strategy as a composition of three orthogonal pieces: weighting, aggregation, optimiser."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fedmeta.replies import Replies
+from fedmeta.types import Metrics, Params
+from strategies.aggregation import Aggregation, WeightedMean, mean_of_sums
+from strategies.buffer import Buffer
+from strategies.gathered import Gathered, Memory, gather
+from strategies.optimizers import ServerOptimizer
+from strategies.weighting import ByColumn, Weighting
+
+
+class Outcome(NamedTuple):
+    """One delta, and whose it is."""
+
+    delta: Params
+    clients: list[int]
+    weights: Tensor | None
+    """What each client's delta counts ``[clients]``; None where every coordinate mixes them anew."""
+    columns: Metrics
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a server makes a step out of replies."""
+
+    weighting: Weighting
+    optimizer: ServerOptimizer
+    aggregation: Aggregation = WeightedMean()  # noqa: RUF009 (frozen)
+    buffer: Buffer | None = None
+    """Where deltas wait that are still on their way in simulated time."""
+
+    @property
+    def column(self) -> str:
+        """The column that nodes may weigh one sum of their clients' deltas with; empty if they may not."""
+        weighted = isinstance(self.weighting, ByColumn) and self.buffer is None
+        if weighted and isinstance(self.aggregation, WeightedMean):
+            assert isinstance(self.weighting, ByColumn)
+            return self.weighting.column
+        return ""
+
+    def combine(
+        self, replies: Sequence[Replies], params: Params, round: int, memory: Memory
+    ) -> Outcome:
+        """Many deltas become one."""
+        if any(reply.summed for reply in replies):
+            assert isinstance(self.weighting, ByColumn)
+            return self._of_sums(replies, self.weighting, memory)
+        return self.weigh(gather(replies, params, round), memory)
+
+    def weigh(self, gathered: Gathered, memory: Memory) -> Outcome:
+        """The same of deltas that are side by side."""
+        weights, weighed = self.weighting(gathered, memory)
+        delta, counted, kept = self.aggregation(gathered, weights, memory)
+        clients = gathered.clients.tolist()
+        return Outcome(delta, clients, counted, gathered.columns, memory | weighed | kept)
+
+    @staticmethod
+    def _of_sums(replies: Sequence[Replies], weighting: ByColumn, memory: Memory) -> Outcome:
+        clients = [client for reply in replies for client in reply.clients]
+        columns = [reply.columns for reply in replies]
+        shared = set.intersection(*(set(each) for each in columns))
+        joined = {name: torch.cat([each[name].double() for each in columns]) for name in shared}
+        ones = torch.ones(len(clients), dtype=torch.float64)
+        weights = joined.get(weighting.column, ones)
+        return Outcome(
+            mean_of_sums(replies, weighting),
+            clients,
+            weights / weighting.total(weights),
+            joined,
+            memory,
+        )
+
+
+class StrategySettings(Protocol):
+    """A frozen dataclass of settings that composes rules."""
+
+    def rules(self) -> Rules:
+        """The composition. Raises ConfigError where settings do not fit."""
