@@ -65,11 +65,11 @@ class Experiment:
                 f"wire.deltas: {self.wire.deltas} rounds the delta of every client, so "
                 "cohort.replies must be auto or each, got sum"
             )
-        sent = (self.cohort.replies, self.wire.deltas)
-        if self.attack.on_deltas and sent != ("each", "exact"):
+        if self.attack.on_deltas and (self.cohort.replies == "sum" or self.wire.deltas != "exact"):
+            sent = f"{self.cohort.replies} and {self.wire.deltas}"
             raise ConfigError(
                 f"attack.name: {self.attack.name} changes the delta of a client, so cohort.replies "
-                f"must be each and wire.deltas exact, got {' and '.join(sent)}"
+                f"must be auto or each and wire.deltas exact, got {sent}"
             )
 
     def to_yaml(self) -> str:

@@ -10,7 +10,7 @@ from fedmeta.data import DATASETS
 from fedmeta.errors import ConfigError
 from fedmeta.learners import LEARNERS
 from fedmeta.models import MODELS
-from strategies.opening import STRATEGIES
+from strategies.stock import STRATEGIES
 
 Sections = Mapping[str, Any]
 TABLES: Mapping[str, Mapping[str, type[Any]]] = {

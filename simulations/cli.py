@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.errors import ConfigError
 from fedmeta.packages import require
-from simulations import device_commands
-from simulations.terminal import Debug, Overrides, console, guard, numbers
+from simulations import compare_commands, device_commands, report_command
+from simulations.terminal import Debug, Overrides, console, guard
 
 app = typer.Typer(
     help="Federated meta-learning: simulate, deploy, compare.",
@@ -53,33 +53,14 @@ def evaluate(
     guard(lambda: _evaluate(folder, overrides or []), debug)
 
 
-@app.command()
-def compare(
-    words: Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE...]")],
-    seeds: Annotated[
-        str | None, typer.Option(help="Seeds of every config, such as 0,1,2; else its own.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of rows, runs, table and picture.")] = Path(
-        "runs/compare"
-    ),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 2,
-    full: Annotated[
-        bool, typer.Option("--full", help="As many rounds as the paper of each config.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Run several configs side by side; what is finished is not run again.
-
-    Words with = are overrides of all of them. The table has every row in the --out folder.
-    """
-    guard(lambda: _compare(words, seeds, out, jobs, full), debug)
-
-
 for command in (
+    compare_commands.compare,
+    compare_commands.sync,
     device_commands.shards,
     device_commands.adapt,
     device_commands.predict,
     device_commands.export,
+    report_command.report,
 ):
     app.command()(command)
 
@@ -147,33 +128,6 @@ def _evaluate(folder: Path, overrides: list[str]) -> None:
 
     summary = evaluate_again(folder, overrides)
     console.print(*result_tables(summary), sep="\n")
-
-
-def _compare(words: list[str], seeds: str | None, out: Path, jobs: int, full: bool) -> None:
-    require("fedmeta", "server", "scipy", "matplotlib")
-    from fedmeta.checkpoint import write_atomically
-    from simulations.compare import cells, read_row, run_all
-    from simulations.results import draw_curves, markdown_table, results, terminal_table
-
-    overrides = [word for word in words if "=" in word and not Path(word).exists()]
-    configs = [Path(word) for word in words if word not in overrides]
-    if not configs:
-        raise ConfigError("give one config or more")
-    if seeds is not None and any(override.startswith("seed=") for override in overrides):
-        raise ConfigError("seed must not be given with --seeds")
-    todo = cells(
-        configs, overrides, None if seeds is None else numbers(seeds, "--seeds"), full, out
-    )
-    failed = run_all(todo, jobs, lambda line: console.print(line, soft_wrap=True))
-    found = results([read_row(path) for path in sorted((out / "rows").glob("*.json"))])
-    if found:
-        write_atomically(out / "table.md", markdown_table(found).encode())
-        draw_curves(found, out / "curves.png")
-        console.print(terminal_table(found))
-        console.print(f"table:   {out / 'table.md'}", soft_wrap=True)
-        console.print(f"picture: {out / 'curves.png'}", soft_wrap=True)
-    if failed:
-        raise FedmetaError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}")
 
 
 def main() -> None:

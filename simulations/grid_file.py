@@ -1,6 +1,7 @@
 """A grid: a YAML file that makes many cells out of one config or a few."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from itertools import product
@@ -13,7 +14,8 @@ from simulations.axes import Axis, Sections, put
 
 HEAD = ("name", "base", "seeds", "set", "cases")
 NO_AXIS = ("name", "seed", "sections", "tracking", "published")
-"""Fields of an experiment that make no axis."""
+"""Fields of an experiment that are no axis."""
+BETWEEN = " · "
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Setting:
 
     base: Path
     labels: Mapping[str, str]
+    """By axis."""
+    contender: str
+    """The labels in which cells differ; empty where there is one."""
     sections: Sections
     """The config as it would stand in a file of its own."""
 
@@ -48,13 +53,15 @@ class Grid:
     bases: Sequence[Path]
     axes: Sequence[Axis] = ()
     name: str = ""
-    """Empty: cells are called by the name of their base."""
+    """Empty: cells are called as their base is."""
     seeds: Sequence[int] | None = None
     """None: each base's own."""
     set: Sections = field(default_factory=dict)
-    """Values of every cell by dotted key."""
+    """Values of every cell by dotted key; stronger than the axes."""
     cases: Sequence[Case] = ()
+    """Stronger still, the last of all."""
     source: str = ""
+    """The grid file."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -62,63 +69,120 @@ class Grid:
         found = read_mapping(path)
         if "base" not in found:
             return cls([path])
-        try:
-            return cls._of(found, path)
-        except ConfigError as e:
-            raise ConfigError(f"{path}: {e}") from e
-
-    @classmethod
-    def _of(cls, found: dict[str, Any], path: Path) -> Self:
-        axes = [_axis(key, value) for key, value in found.items() if key not in HEAD]
-        by_key = {axis.key: axis for axis in axes}
-        return cls(
-            bases=[path.parent / base for base in _bases(found["base"])],
-            axes=axes,
-            name=str(found.get("name") or path.stem),
-            seeds=_seeds(found.get("seeds")),
-            set=_section(found.get("set"), "set"),
-            cases=[_case(each, by_key) for each in _list(found.get("cases"), "cases")],
-            source=f"{path}: ",
-        )
+        with told(str(path)):
+            axes = [_axis(key, value) for key, value in found.items() if key not in HEAD]
+            return cls(
+                bases=[path.parent / base for base in _bases(found["base"])],
+                axes=axes,
+                name=str(found.get("name") or path.stem),
+                seeds=_seeds(found.get("seeds")),
+                set=_mapping(found.get("set") or {}, "set"),
+                cases=[_case(each, axes) for each in _list(found.get("cases") or [], "cases")],
+                source=str(path),
+            )
 
     def settings(self) -> Iterator[Setting]:
-        """Every combination, in the order of the file. Raises ConfigError with the cell's labels."""
-        for base, *labels in product(self.bases, *(axis.choices for axis in self.axes)):
-            chosen = dict(zip((axis.key for axis in self.axes), labels, strict=True))
-            cases = [case for case in self.cases if case.meets(chosen)]
+        """Every combination, in the order of the file. Raises ConfigError that names the cell."""
+        for base, *chosen in product(self.bases, *(axis.choices for axis in self.axes)):
+            labels = dict(zip((axis.key for axis in self.axes), chosen, strict=True))
+            cases = [case for case in self.cases if case.meets(labels)]
             if not any(case.skip for case in cases):
-                with told(self.source, chosen):
-                    yield self._setting(base, chosen, cases)
+                with told(self.source, BETWEEN.join(chosen)):
+                    setting = self._setting(base, labels, cases)
+                yield setting
 
     def _setting(self, base: Path, labels: dict[str, str], cases: Sequence[Case]) -> Setting:
         sections = read_mapping(base)
-        name = str(sections.get("name"))
-        for axis in self.axes:
+        own = str(sections.get("name", base.stem))
+        for axis in sorted(self.axes, key=lambda axis: axis.key.count(".")):  # sections first
             sections = axis.apply(sections, labels[axis.key])
-        for key, value in [*self.set.items(), *(i for case in cases for i in case.set.items())]:
-            sections = put(sections, key, value)
-        if self.axes:
-            several = {axis.key for axis in self.axes if len(axis.choices) > 1}
-            varied = [slug(label) for key, label in labels.items() if key in several]
-            bases = [name] if not self.name or len(self.bases) > 1 else []
-            sections["name"] = "-".join([*([self.name] if self.name else []), *bases, *varied])
-        elif self.name:
-            sections["name"] = self.name if len(self.bases) == 1 else f"{self.name}-{name}"
-        if len(self.bases) > 1:
-            labels = {"base": name} | labels
-        return Setting(base, labels, sections)
+        for values in (self.set, *(case.set for case in cases)):
+            for key, value in values.items():
+                sections = put(sections, key, value)
+        bases = [own] if len(self.bases) > 1 and (self.source or self.axes) else []
+        varied = [labels[axis.key] for axis in self.axes if len(axis.choices) > 1]
+        first = [self.name, *bases] if self.name else [own]
+        if self.source or varied:
+            sections["name"] = "-".join(map(slug, [*first, *varied]))
+        labels = dict.fromkeys(["base"], own) | labels if bases else labels
+        varied = [*bases, *varied]
+        return Setting(base, labels, BETWEEN.join(varied), sections)
 
 
-class told:  # noqa: N801 (used as a function)
-    """Names the grid file and the cell in errors."""
+@contextmanager
+def told(source: str, cell: str = "") -> Iterator[None]:
+    """Errors name the grid file and the cell."""
+    try:
+        yield
+    except ConfigError as e:
+        where = [*filter(None, [source]), *([f"cell {cell}"] if cell else [])]
+        raise ConfigError(": ".join([*where, str(e)])) from e
 
-    def __init__(self, source: str, labels: Mapping[str, str]) -> None:
-        self._where = source + (f"cell {contender(labels)}: " if labels else "")
 
-    def __enter__(self) -> None:
-        """Nothing yet."""
+def slug(label: str) -> str:
+    """What a file and an experiment may be called."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in label).strip("-.") or "-"
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Raise again, with the place in front."""
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"{self._where}{error}") from error
+
+def _axis(key: str, value: Any) -> Axis:
+    section, known = key.split(".")[0], [f.name for f in fields(Experiment)]
+    known = [name for name in known if name not in NO_AXIS]
+    if section not in known:
+        near = get_close_matches(section, [*HEAD, *known], n=1)
+        raise ConfigError(
+            f"{key} is not a key of a grid: it has {', '.join(HEAD)}, and axes named after what "
+            f"varies: {', '.join(known)}, or a key inside, such as cohort.clients"
+            + (f" (did you mean {near[0]}?)" if near else "")
+        )
+    if isinstance(value, list) and value and not any(isinstance(v, dict | list) for v in value):
+        short = "" if key == section else f"{key.split('.')[-1]}="
+        return Axis(key, {f"{short}{choice}": choice for choice in value})
+    if not isinstance(value, dict) or not value:
+        raise ConfigError(f"{key} must be a mapping of labels, or a list of values, got {value!r}")
+    return Axis(key, {str(label): choice for label, choice in value.items()})
+
+
+def _case(value: Any, axes: Sequence[Axis]) -> Case:
+    found = _mapping(value, "cases")
+    by_key = {axis.key: axis for axis in axes}
+    where: dict[str, list[str]] = {}
+    for key in found.keys() - {"set", "skip"}:
+        if key not in by_key:
+            raise ConfigError(f"cases: {key} is no axis, there are {', '.join(by_key)}")
+        wanted = found[key] if isinstance(found[key], list) else [found[key]]
+        where[key] = [str(label) for label in wanted]
+        for label in where[key]:
+            if label not in by_key[key].choices:
+                labels = ", ".join(by_key[key].choices)
+                raise ConfigError(f"cases: {key} has the labels {labels}, got {label}")
+    return Case(where, _mapping(found.get("set") or {}, "cases.set"), found.get("skip") is True)
+
+
+def _bases(value: Any) -> list[str]:
+    bases = value if isinstance(value, list) else [value]
+    if not bases or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"base must be the path of a config, or several, got {value!r}")
+    return bases
+
+
+def _seeds(value: Any) -> list[int] | None:
+    """A number of seeds, from 0 on, or the seeds themselves."""
+    if value is None:
+        return None
+    found = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    whole = isinstance(found, list) and all(type(seed) is int and seed >= 0 for seed in found)
+    if not found or not whole:
+        raise ConfigError(f"seeds must be a number of seeds or a list of them, got {value!r}")
+    return list(found)
+
+
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} must be a mapping, got {value!r}")
+    return {str(name): inner for name, inner in value.items()}
+
+
+def _list(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{key} must be a list, got {value!r}")
+    return value

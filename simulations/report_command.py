@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedmeta.errors import ConfigError
+from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.packages import require
 from fedmeta.tracking.recorder import Row
 from simulations.terminal import Debug, console, guard
@@ -49,8 +49,14 @@ def _report(runs: Sequence[Path], out: Path, format: Format | None, target: floa
     from fedmeta.checkpoint import write_atomically
     from simulations.rows import read_rows
 
-    kind = format or _ending(out)
-    write_atomically(out, _content(read_rows(runs), kind, target))
+    kind, rows, given = format or _ending(out), read_rows(runs), ", ".join(map(str, runs))
+    if not rows:
+        raise RunFolderError(f"{given}: holds no run")
+    content = _content(rows, kind, target)
+    if not content:
+        lacking = "scores of single clients" if kind is Format.CSV else "results"
+        raise RunFolderError(f"{given}: holds no {lacking}, of which {kind} would consist")
+    write_atomically(out, content)
     console.print(f"report: {out}", soft_wrap=True)
 
 
@@ -68,7 +74,8 @@ def _content(rows: Sequence[Row], kind: Format, target: float | None) -> bytes:
     from simulations.report.contenders import problems
 
     found = problems(rows)
-    _check(target, [problem.measure for problem in found if problem.contenders])
+    finished = [problem for problem in found if problem.contenders]
+    _check(target, [problem.measure for problem in finished])
     if kind is Format.CSV:
         from simulations.report.clients_csv import clients_csv
 
@@ -76,7 +83,7 @@ def _content(rows: Sequence[Row], kind: Format, target: float | None) -> bytes:
     if kind is Format.PNG:
         from simulations.report.picture import picture
 
-        return picture([problem for problem in found if problem.contenders])
+        return picture(finished) if finished else b""
     from simulations.report.made import made, title
     from simulations.report.markdown import markdown_page
     from simulations.report.page import page

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.table import Table
 
+from fedmeta.checkpoint import write_atomically
 from fedmeta.tracking.plots import band, score_of
 from fedmeta.tracking.recorder import Row
 from strategies.evaluation import interval
@@ -89,19 +90,60 @@ HEADINGS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def results(rows: Sequence[Row]) -> list[Result]:
-    """Rows by experiment, the best first."""
-    groups: dict[str, list[Row]] = defaultdict(list)
+def by_problem(rows: Sequence[Row]) -> dict[str, list[Result]]:
+    """Results by problem in words, since scores of different problems say nothing of each other.
+
+    Configs side by side are one table all the same: who put them together saw what they are.
+    """
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
+        known = (
+            (row.get("problem_name", ""), row.get("problem") or "")
+            if row.get("labels")
+            else ("", "")
+        )
+        groups[known].append(row)
+    names = [name for name, _ in groups]
+    found = {
+        f"{name} ({key})" if names.count(name) > 1 else name: results(group)
+        for (name, key), group in sorted(groups.items())
+    }
+    return {name: each for name, each in found.items() if each}
+
+
+def results(rows: Sequence[Row]) -> list[Result]:
+    """Finished rows by experiment, the best first."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in (row for row in rows if not row.get("failed")):
         same = (row["name"], row["setting"], row["rounds"], row["evaluation"], row["episodes"])
         groups[json.dumps(same, sort_keys=True)].append(row)
     found = [Result(group) for group in groups.values()]
     return sorted(found, key=lambda r: r.mean if r.measure == "loss" else -r.mean)
 
 
-def terminal_table(found: Sequence[Result]) -> Table:
+def write_results(out: Path, rows: Sequence[Row]) -> list[Table | str]:
+    """``table.md`` and a picture for each problem, in a folder; what a terminal shows of them."""
+    found = by_problem(rows)
+    if not found:
+        return []
+    pages = [
+        *(_titled(name if len(found) > 1 else "", each) for name, each in found.items()),
+        *([failures] if (failures := markdown_failures(rows)) else []),
+    ]
+    write_atomically(out / "table.md", "\n".join(pages).encode())
+    shown: list[Table | str] = [terminal_table(each, name) for name, each in found.items()]
+    shown.append(f"table:   {out / 'table.md'}")
+    for number, each in enumerate(found.values(), 1):
+        picture = out / ("curves.png" if len(found) == 1 else f"curves-{number}.png")
+        draw_curves(each, picture)
+        shown.append(f"picture: {picture}")
+    return shown
+
+
+def terminal_table(found: Sequence[Result], problem: str = "") -> Table:
     """For a terminal."""
-    table = Table(title="unseen test clients, ± 95 %", title_justify="left")
+    title = f"{problem}: unseen" if problem else "unseen"
+    table = Table(title=f"{title} test clients, ± 95 %", title_justify="left")
     for column in NARROW:
         justify: Literal["left", "right"] = "right" if column else "left"
         table.add_column(HEADINGS[column], justify=justify, overflow="fold")
@@ -110,10 +152,20 @@ def terminal_table(found: Sequence[Result]) -> Table:
     return table
 
 
+def _titled(problem: str, found: Sequence[Result]) -> str:
+    return (f"## {problem}\n\n" if problem else "") + markdown_table(found)
+
+
 def markdown_table(found: Sequence[Result]) -> str:
     """For a page."""
     lines = [HEADINGS, ["---", *["--:"] * (len(HEADINGS) - 1)], *(r.cells() for r in found)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def markdown_failures(rows: Sequence[Row]) -> str:
+    """Cells without results, and why."""
+    failed = [row for row in rows if row.get("failed")]
+    return "".join(f"- {r['name']}, seed {r['seed']}, failed: {r['failed']}\n" for r in failed)
 
 
 def draw_curves(found: Sequence[Result], out: Path) -> None:

@@ -25,7 +25,11 @@ def row_of(folder: Path) -> Row:
     """The row of a finished run folder. Raises RunFolderError where there is none."""
     if not (folder / CONFIG).exists():
         raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
-    experiment = open_config(folder / CONFIG, [])
+    return row_with(open_config(folder / CONFIG, []), folder)
+
+
+def row_with(experiment: Experiment, folder: Path) -> Row:
+    """The same, where the experiment is at hand."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
         rows = read_lines(folder / "metrics.jsonl")
@@ -162,7 +166,11 @@ def _completed(row: Row) -> Row:
     ]
     missing: Mapping[str, Any] = {"labels": {}, "problem": None, "problem_name": "", "config": ""}
     if not row.get("failed"):
-        cost = {**unknown, "rounds": row["rounds"], "minutes": points[-1]["minutes"]} if points else None
+        cost = (
+            {**unknown, "rounds": row["rounds"], "minutes": points[-1]["minutes"]}
+            if points
+            else None
+        )
         missing = {**missing, "test_clients": None, "cost": cost, "seen": None, "sections": {}}
         row = row | {"val": points}
     return {**missing, **row}

@@ -172,7 +172,7 @@ class Pyramid(Stepping):
     """Losses are divided by it first: the weights of small losses differ hardly."""
 
     def __post_init__(self) -> None:
-        _positive("temperature", self.temperature)
+        positive("temperature", self.temperature)
 
     def rules(self) -> Rules:
         """The weighted mean."""
@@ -190,7 +190,7 @@ class QFedAvg(Stepping):
     meta-gradients. Its inverse is the paper's estimate L of the Lipschitz constant."""
 
     def __post_init__(self) -> None:
-        _positive("local_lr", self.local_lr)
+        positive("local_lr", self.local_lr)
         if not 0 <= self.q < float("inf"):
             raise ConfigError(f"strategy.q must be a number of 0 or more, got {self.q!r}")
 
@@ -207,7 +207,7 @@ class Afl(Stepping):
     """Rate at which the weights of clients follow their losses."""
 
     def __post_init__(self) -> None:
-        _positive("lambda_lr", self.lambda_lr)
+        positive("lambda_lr", self.lambda_lr)
 
     def rules(self) -> Rules:
         """Weights that are remembered."""
@@ -250,7 +250,8 @@ class FedBuff(Stepping):
         return Rules(Stale(self.power), self.step(), buffer=Buffer(self.concurrency))
 
 
-def _positive(key: str, value: float) -> None:
+def positive(key: str, value: float) -> None:
+    """Raises ConfigError for a setting that must be above 0."""
     if not 0 < value < float("inf"):
         raise ConfigError(f"strategy.{key} must be a number above 0, got {value!r}")
 

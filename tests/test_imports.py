@@ -17,7 +17,7 @@ import fedmeta
 ROOT = Path(__file__).parents[1]
 BELOW = {"fedmeta": set(), "strategies": {"fedmeta"}, "simulations": {"fedmeta", "strategies"}}
 DOORS = {
-    "ray": {"simulations/executors/ray.py"},
+    "ray": {"simulations/executors/pool.py", "simulations/executors/ray.py"},
     "wandb": {"fedmeta/tracking/wandb.py"},
     "omegaconf": {"fedmeta/config.py"},
     "pooch": {"fedmeta/data/download.py"},

@@ -1,5 +1,6 @@
 """Reading CIFAR-10: the published archive of plain records, or a file of a part of its images."""
 
+import gzip
 import logging
 import tarfile
 import zipfile
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from fedmeta.data.download import download, local_root
@@ -90,13 +92,16 @@ def _locate(root: str | None) -> Path:
 
 
 def _read_archive(path: Path) -> Parts:
-    """Read in one pass, as the compression asks for."""
+    """Read in one pass and to the end, where the checksum is."""
     wanted = {name for names in _MEMBERS.values() for name in names}
     found: dict[str, Images] = {}
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            if member.name in wanted and (file := archive.extractfile(member)):
-                found[member.name] = _records(file.read(), member.name)
+    with gzip.open(path) as unpacked:
+        with tarfile.open(fileobj=unpacked, mode="r:") as archive:
+            for member in archive:
+                if member.name in wanted and (file := archive.extractfile(member)):
+                    found[member.name] = _records(file.read(), member.name)
+        while unpacked.read(1 << 20):
+            pass
     if missing := sorted(wanted - found.keys()):
         raise ValueError(f"it has no {missing[0]}")
     return Parts(*(_joined([found[name] for name in names]) for names in _MEMBERS.values()))
@@ -111,7 +116,10 @@ def _records(content: bytes, name: str) -> Images:
 
 def _read_subset(path: Path) -> Parts:
     """Arrays ``x_train [images, 32, 32, 3]``, ``y_train``, ``x_test``, ``y_test`` of bytes."""
-    with np.load(path, allow_pickle=False) as arrays:
+    arrays = np.load(path, allow_pickle=False)
+    if not isinstance(arrays, NpzFile):
+        raise ValueError("it is one array")
+    with arrays:
         train, test = (
             _checked(np.moveaxis(arrays[f"x_{part}"], -1, 1), arrays[f"y_{part}"], f"x_{part}")
             for part in ("train", "test")

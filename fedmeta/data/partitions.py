@@ -65,7 +65,7 @@ def _divided(partitioner: "Partitioner", labels: Clients, clients: int, seed: in
     )
     with warnings.catch_warnings(action="ignore"):  # of classes that no client has: callers count
         return [
-            np.sort(np.array(partitioner.load_partition(i)["row"], np.int64))
+            np.sort(np.array(partitioner.load_partition(i)[:]["row"], np.int64))
             for i in range(clients)
         ]
 

@@ -47,7 +47,9 @@ class Progress:
 
     def scalars(self) -> dict[str, float]:
         """For example ``progress/bytes``, for trackers; what is not known is left out."""
-        return {f"progress/{key}": value for key, value in asdict(self).items() if value is not None}
+        return {
+            f"progress/{key}": value for key, value in asdict(self).items() if value is not None
+        }
 
 
 def behind(run: Run) -> Progress:

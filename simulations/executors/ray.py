@@ -1,4 +1,4 @@
-"""Ray workers: actors made once, with data and model resident. The only module that imports ray."""
+"""Ray workers: actors made once, with data and model resident. Ray comes in here and in ``pool``."""
 
 import logging
 import os
@@ -51,7 +51,7 @@ class RayExecutor:
         self.nodes = settings.workers
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _connect(settings)
+            connect(settings.address, "engine.address")
         try:
             self._options = _share(settings)
             self._workers = self._spawn(self.nodes)
@@ -93,7 +93,7 @@ class RayExecutor:
             except RayTaskError as e:
                 raise (e.cause if isinstance(e.cause, FedmetaError) else e) from None
             except RayError as e:  # the worker or its node died, maybe with a reply not yet fetched
-                reason = _first_line(e)
+                reason = first_line(e)
                 if attempt < ATTEMPTS:
                     _log.warning("worker %d died (%s); its block is computed anew", node, reason)
                     (self._workers[node],) = self._spawn(1)
@@ -129,20 +129,25 @@ class RayExecutor:
         )
 
 
-def _connect(settings: EngineSettings) -> None:
+def connect(address: str | None, key: str, cpus: int | None = None) -> None:
+    """Join the cluster at an address, which ``key`` gave; else start Ray on this machine.
+
+    It then has so many CPUs, or as many as there are. Raises ConfigError.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if settings.address:
-            _knock(settings.address)
-            ray.init(address=settings.address, **quiet)
+        if address:
+            _knock(address)
+            ray.init(address=address, **quiet)
         else:
             # not a cluster that someone else has on this machine, which Ray would join
-            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            local: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            ray.init("local", num_cpus=cpus, **local, **quiet)
     except (OSError, ValueError, RuntimeError) as e:
         raise ConfigError(
-            f"engine.address: no Ray cluster at {settings.address!r} ({_first_line(e)}); "
+            f"{key}: no Ray cluster at {address!r} ({first_line(e)}); "
             "start one with `ray start --head`, or leave the address out"
         ) from e
 
@@ -176,5 +181,6 @@ def gpu_share(gpus: float, workers: int) -> float:
     return 1 / ceil(workers / gpus) if gpus >= 1 else 0.0
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Ray's errors have many."""
     return str(error).strip().split("\n")[0]

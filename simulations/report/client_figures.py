@@ -53,7 +53,7 @@ def clients(problem: Problem) -> list[Figure]:
     for position, (contender, before, after) in enumerate(found):
         pairs = list(zip(before, after, strict=True))
         better = sum(sign * (b - a) < 0 for b, a in pairs)
-        caption = f"{better:,} of {len(pairs):,} score better after (upwards) than before."
+        caption = f"{better:,} of {len(pairs):,} score better after adaptation."
         title = f"{contender.name}: {problem.measure} of every client before and after adaptation"
         svg = dot_chart(title, caption, frame, pairs, Look(position))
         figures.append(Figure(contender.name, caption, [("clients", svg)]))

@@ -12,8 +12,10 @@ SCORES = ("accuracy", "loss")
 
 
 def clients_csv(problems: Sequence[Problem]) -> str:
-    """Problem, contender, its labels, seed, client, scores before and after; empty where unknown."""
+    """Problem, contender, its labels, seed, client, scores before and after; empty without any."""
     lines = [line for problem in problems for line in _lines(problem)]
+    if not lines:
+        return ""
     columns = dict.fromkeys(key for line in lines for key in line)
     text = StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n", restval="")

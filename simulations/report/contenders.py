@@ -4,7 +4,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,8 +14,6 @@ from fedmeta.tracking.plots import score_of
 from fedmeta.tracking.recorder import Row
 from simulations.report.settings import differing
 from strategies.evaluation import interval
-
-UNNAMED = "a problem that its rows do not name"
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,8 @@ class Problem:
     contenders: Sequence[Contender]
     """The best first."""
     failed: Sequence[Row]
+    known: bool
+    """Older rows do not name their problem; then it is taken from how they were scored."""
 
     @property
     def measure(self) -> str:
@@ -74,9 +74,19 @@ def spread(points: Sequence[Row], measure: str) -> float:
     return math.nan if half is None else float(half)
 
 
+def over_seeds(points: Sequence[Sequence[Row]], measure: str) -> tuple[list[float], list[float]]:
+    """Means and half-widths of the 95 % intervals of points ``[place][seed]``."""
+    means = [fmean(point[measure] for point in seeds) for seeds in points]
+    return means, [spread(seeds, measure) for seeds in points]
+
+
 def problems(rows: Sequence[Row]) -> list[Problem]:
     """Rows by problem, in order of their names; cells that failed before theirs was known come last."""
     found = [_problem(group) for group in _grouped(rows, _solved).values()]
+    names = [problem.name for problem in found]
+    for i, name in enumerate(names):
+        if names.count(name) > 1:
+            found[i] = replace(found[i], name=f"{name} #{1 + names[:i].count(name)}")
     return sorted(found, key=lambda problem: (not problem.contenders, problem.name))
 
 
@@ -98,7 +108,15 @@ def _problem(rows: Sequence[Row]) -> Problem:
     better = -1 if contenders and contenders[0].measure == "accuracy" else 1
     contenders.sort(key=lambda c: (better * c.mean(), c.name))
     failed = [row for row in rows if row.get("failed")]
-    return Problem(rows[0].get("problem_name") or UNNAMED, contenders, failed)
+    return Problem(_title(rows[0]), contenders, failed, rows[0].get("problem") is not None)
+
+
+def _title(row: Row) -> str:
+    if row.get("problem_name"):
+        return str(row["problem_name"])
+    return "unknown problem" + (
+        f", inner steps: {row['evaluation']['steps']}" if "test" in row else ""
+    )
 
 
 def _seeds(group: Sequence[Row]) -> list[Row]:

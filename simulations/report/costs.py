@@ -1,23 +1,25 @@
 """What it cost each contender to reach a score on unseen validation clients."""
 
 from math import ceil, floor, inf, isinf, log10
-from statistics import fmean, median
+from statistics import median
 
-from simulations.cost import reached
 from simulations.report.contenders import Contender, Problem
 from simulations.report.ranking import named
 from simulations.report.scales import byte_scale
 from simulations.report.tables import Cell, Table, number
+from simulations.report.validation import last_score, spent_to_reach
 
 SPENT = {
     "round": ("rounds", ",.10g"),
     "bytes": ("bytes", ""),
     "client_updates": ("client updates", ",.10g"),
-    "gradients": ("gradient evaluations", ",.10g"),
+    "gradients": ("gradient steps", ",.10g"),
     "minutes": ("minutes", ",.2f"),
     "simulated_seconds": ("simulated seconds", ",.10g"),
 }
 """By key of a validation point its column and the format of its numbers."""
+ROUNDING = 1e-9
+"""0.29 is 29 %, though 100 * 0.29 is less than 29."""
 
 
 def usual_target(problem: Problem) -> float:
@@ -25,15 +27,11 @@ def usual_target(problem: Problem) -> float:
 
     An accuracy down to a whole percent, a loss up to two digits.
     """
-    ends = [
-        fmean(row["val"][-1][problem.measure] for row in contender.rows)
-        for contender in problem.contenders
-    ]
-    middle = median(ends)
+    middle = median(last_score(contender) for contender in problem.contenders)
     if problem.measure == "accuracy":
-        return floor(100 * middle) / 100
-    step = 10.0 ** (floor(log10(middle)) - 1) if middle > 0 else 1.0
-    return ceil(middle / step) * step
+        return floor(100 * middle + ROUNDING) / 100
+    digits = 1 - floor(log10(middle)) if middle > 0 else 0
+    return round(ceil(middle * 10.0**digits - ROUNDING) / 10.0**digits, digits)
 
 
 def cost_to_reach(problem: Problem, target: float | None) -> Table:
@@ -59,30 +57,21 @@ def cost_to_reach(problem: Problem, target: float | None) -> Table:
     )
 
 
-def spent_to_reach(contender: Contender, key: str, target: float) -> list[float]:
-    """For each seed what it took; infinite where the target is not reached."""
-    sign = 1 if contender.measure == "accuracy" else -1
-    found = []
-    for row in contender.rows:
-        curve = [(p[key], sign * p[contender.measure]) for p in row["val"]]
-        amount = reached(curve, sign * target)
-        found.append(inf if amount is None else amount)
-    return found
-
-
 def _level(measure: str, level: float) -> str:
     return f"{100 * level:.10g} %" if measure == "accuracy" else f"a loss of {level:.10g}"
 
 
 def _reaching(contender: Contender, target: float) -> Cell:
-    count = sum(map(lambda x: not isinf(x), spent_to_reach(contender, "round", target)))
-    return Cell(f"{count} of {len(contender.rows)}", count)
+    rounds = spent_to_reach(contender, "round", target) or []
+    count = sum(not isinf(amount) for amount in rounds)
+    return Cell(f"{count} of {len(rounds)}", count)
 
 
 def _spent(contender: Contender, key: str, target: float) -> Cell:
-    if any(point.get(key) is None for row in contender.rows for point in row["val"]):
+    amounts = spent_to_reach(contender, key, target)
+    if amounts is None:
         return Cell("not recorded", inf)
-    amount = median(spent_to_reach(contender, key, target))
+    amount = median(amounts)
     if isinf(amount):
         return Cell("not reached", inf)
     if key == "bytes":

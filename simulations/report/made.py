@@ -8,15 +8,14 @@ from simulations.report.contenders import Problem
 
 def title(problems: Sequence[Problem]) -> str:
     """Of the report."""
-    names = list(dict.fromkeys(problem.name for problem in problems))
-    return f"Comparison: {'; '.join(names)}"
+    return f"Comparison: {'; '.join(problem.name for problem in problems)}"
 
 
 def made(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     """Terms and their explanations, the same for all problems."""
     rows = [row for problem in problems for row in problem.rows]
     seeds = sorted({row["seed"] for row in rows})
-    configs = sorted({str(row["config"]) for row in rows})
+    configs = sorted({str(row["config"]) for row in rows if row.get("config")})
     packages = ("fedmeta", "flwr", "torch", "scipy")
     return [
         ("Scores", "Every client was scored on its query examples, which it never adapts on, and no "

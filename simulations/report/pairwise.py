@@ -19,6 +19,8 @@ def comparisons(problem: Problem) -> tuple[list[Comparison], str]:
     if len(problem.contenders) < 2:
         return [], "There is one contender: nothing to compare."
     old = [contender.name for contender in problem.contenders if not contender.has_clients]
+    if len(old) == len(problem.contenders):
+        return [], "Not compared client by client: these rows hold no scores of single clients."
     if old:
         return (
             [],
@@ -53,7 +55,8 @@ def statements(found: Sequence[Comparison], best: str) -> tuple[list[str], list[
 
 def pairs(found: Sequence[Comparison], order: Sequence[str]) -> Table:
     """Everything about each two, the better ranked first."""
-    seeds = "for other seeds (t) and " if any(c.seeds > 1 for c in found) else ""
+    several = any(c.seeds > 1 for c in found)
+    seeds = "for other seeds (t) and " if several else ""
     return Table(
         "Pairs",
         "Difference: mean over seeds of the mean over the clients that both have, positive where the "
@@ -63,11 +66,12 @@ def pairs(found: Sequence[Comparison], order: Sequence[str]) -> Table:
         "is better, ties count half; 95 % interval for other seeds. Effect: rank-biserial correlation, "
         "-1 to 1. Not told: p is 0.05 or more, or 0 is in an interval.",
         [
-            "first", "second", "difference", "first is", "other seeds", "other clients", "p (Holm)",
-            "improvement", "effect",
+            *("first", "second", "difference", "first is"),
+            *["other seeds"] * several,
+            *("other clients", "p (Holm)", "improvement", "effect"),
         ],
-        [_pair(c, order) for c in found],
-    )  # fmt: skip
+        [_pair(c, order, several) for c in found],
+    )
 
 
 def matrix(found: Sequence[Comparison], order: Sequence[str]) -> Table:
@@ -88,14 +92,14 @@ def matrix(found: Sequence[Comparison], order: Sequence[str]) -> Table:
     )
 
 
-def _pair(c: Comparison, order: Sequence[str]) -> list[Cell]:
+def _pair(c: Comparison, order: Sequence[str], several: bool) -> list[Cell]:
     a, b = (Cell(n, order.index(n), Look(order.index(n))) for n in (c.a, c.b))
     return [
         a,
         b,
         _amount(c, c.difference),
         Cell(WORDS[c.verdict], verdict=c.verdict),
-        _interval(c, c.seed_interval),
+        *[_interval(c, c.seed_interval)] * several,
         _interval(c, c.client_interval),
         number(c.p_holm, ".2g"),
         Cell(f"{100 * c.improvement:.0f} %{_share(c.improvement_interval)}", c.improvement),

@@ -5,9 +5,10 @@ from io import BytesIO
 from typing import Any
 
 from simulations.report.contenders import Problem
-from simulations.report.figures import bands, mean_curve, spent
+from simulations.report.figures import bands
 from simulations.report.looks import Look
 from simulations.report.scales import score_scale
+from simulations.report.validation import mean_curve, spent
 
 
 def picture(problems: Sequence[Problem]) -> bytes:

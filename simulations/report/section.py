@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from simulations.report import pairwise
 from simulations.report.client_figures import clients, distribution
-from simulations.report.contenders import UNNAMED, Problem
+from simulations.report.contenders import Problem
 from simulations.report.costs import cost_to_reach
 from simulations.report.figures import Figure, adaptation, curves, seeds_of
 from simulations.report.looks import Look
@@ -94,7 +94,7 @@ def _remarks(problem: Problem) -> list[str]:
         remarks.append(
             "One seed: intervals are over clients of one training each. Another seed may turn the order."
         )
-    if problem.name == UNNAMED:
+    if not problem.known:
         remarks.append(
             "These rows are of an older version: that they share a problem is taken from how many test "
             "clients they scored, and how."

@@ -1,0 +1,476 @@
+"""``fedmeta report``: every number on the page follows from the rows, and only from those of its problem."""
+
+import csv
+import json
+import tomllib
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+from html.parser import HTMLParser
+from io import StringIO
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from typer.testing import CliRunner
+
+from simulations.cli import app
+from simulations.report.clients_csv import clients_csv
+from simulations.report.contenders import problems
+from simulations.report.costs import usual_target
+from simulations.report.looks import COLOURS, DARK_COLOURS, DARK_PAPER, PAPER
+from simulations.report.made import made, title
+from simulations.report.markdown import markdown_page
+from simulations.report.page import page
+from simulations.report.picture import draw
+from simulations.report.scales import Scale, client_scale, score_scale
+from simulations.report.section import section
+from simulations.run import run
+from tests.simulations.conftest import small
+from tests.simulations.report_rows import Row, failed, row
+
+SKILLS = {"fedadam": 0.8, "fedavg": 0.75, "krum": 0.6}
+SEEDS = range(3)
+EVIL = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
+
+
+def contest(problem: str = "omniglot", **more: Any) -> list[Row]:
+    """Three contenders of three seeds; what a seed is worth differs a little between contenders."""
+    return [
+        row(name, seed, skill + 0.01 * ((seed + i) % 3), problem=problem, **more)
+        for i, (name, skill) in enumerate(SKILLS.items())
+        for seed in SEEDS
+    ]
+
+
+def html(rows: Sequence[Row], target: float | None = None) -> str:
+    found = problems(rows)
+    return page(title(found), [section(problem, target) for problem in found], made(found))
+
+
+class Parsed(HTMLParser):
+    """Tables by the heading before them, in the section of each problem; tags, addresses, texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.sections: dict[str, dict[str, list[list[str]]]] = {}
+        self.texts: list[str] = []
+        self._collected: str | None = None
+        self._title = self._heading = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [str(v) for k, v in attrs if k in ("src", "href", "action", "data")]
+        self.handlers += [k for k, _ in attrs if k.startswith("on")]
+        if tag in ("h2", "h3", "th", "td"):
+            self._collected = ""
+        if tag == "tr":
+            self.sections[self._title].setdefault(self._heading, []).append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "h2":
+            self._title = self._collected or ""
+            self.sections[self._title] = {}
+        elif tag == "h3":
+            self._heading = self._collected or ""
+        elif tag in ("th", "td"):
+            self.sections[self._title][self._heading][-1].append((self._collected or "").strip())
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._collected is not None:
+            self._collected += data
+
+    def table(self, heading: str, problem: str = "omniglot") -> dict[str, dict[str, str]]:
+        """By first cell, then by column."""
+        found = next(t for name, t in self.sections[problem].items() if name.startswith(heading))
+        return {line[0]: dict(zip(found[0], line, strict=True)) for line in found[1:]}
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    return contest()
+
+
+@pytest.fixture(scope="module")
+def parsed(rows: list[Row]) -> Parsed:
+    return Parsed(html([*rows, failed("median", 0, "no reply in time")]))
+
+
+def of(rows: Sequence[Row], name: str) -> list[Row]:
+    return [row for row in rows if row["name"] == name]
+
+
+def test_the_ranking_has_means_and_t_intervals_over_seeds_the_best_first(
+    rows: list[Row], parsed: Parsed
+) -> None:
+    ranking = parsed.table("Ranking")
+    assert list(ranking) == ["fedadam", "fedavg", "krum"]
+    for name, line in ranking.items():
+        for when, column in (("after", "after adaptation"), ("before", "before")):
+            scores = [row["test"][when]["accuracy"] for row in of(rows, name)]
+            low, high = stats.t.interval(0.95, 2, np.mean(scores), stats.sem(scores))
+            assert line[column] == f"{100 * fmean(scores):.2f} ± {50 * (high - low):.2f} %"
+        assert (line["seeds"], line["rounds"]) == ("3", "400")
+
+
+def test_pairs_are_tested_over_seeds_and_corrected_by_holm(rows: list[Row], parsed: Parsed) -> None:
+    seeds = {
+        n: [fmean(r["test_clients"]["after"]["accuracy"]) for r in of(rows, n)] for n in SKILLS
+    }
+    pairs = list(combinations(SKILLS, 2))
+    ps = [stats.ttest_rel(seeds[a], seeds[b]).pvalue for a, b in pairs]
+    order = np.argsort(ps)
+    holm = np.maximum.accumulate([p * k for p, k in zip(np.sort(ps), (3, 2, 1), strict=True)])
+    lines = parsed.sections["omniglot"]["Pairs"]
+    assert [tuple(line[:2]) for line in lines[1:]] == pairs
+    for (a, b), p, line in zip(pairs, holm[np.argsort(order)], lines[1:], strict=True):
+        said = dict(zip(lines[0], line, strict=True))
+        assert said["difference"] == f"{100 * (fmean(seeds[a]) - fmean(seeds[b])):+.2f}"
+        assert float(said["p (Holm)"]) == pytest.approx(min(p, 1), rel=0.06)  # two digits
+        told = "better" if p < 0.05 else "not told"
+        assert told in said["first is"]
+        matrix = parsed.table("Who beats whom")
+        assert matrix[a][b].split()[1] == said["difference"]
+        assert float(matrix[b][a].split()[1]) == -float(said["difference"])
+
+
+def test_the_headline_names_the_best_and_every_pair_is_put_into_words(parsed: Parsed) -> None:
+    text = "".join(parsed.texts)
+    assert "fedadam has the best mean on unseen test clients" in text
+    for pair in combinations(SKILLS, 2):
+        assert any(
+            all(name in words for name in pair) and "unseen" in words for words in parsed.texts
+        )
+
+
+def test_fairness_is_that_of_the_clients_averaged_over_seeds(
+    rows: list[Row], parsed: Parsed
+) -> None:
+    for name, line in parsed.table("Fairness").items():
+        scores = np.array([row["test_clients"]["after"]["accuracy"] for row in of(rows, name)])
+        before = np.array([row["test_clients"]["before"]["accuracy"] for row in of(rows, name)])
+        apart = np.abs(scores[:, :, None] - scores[:, None, :]).mean(axis=(1, 2))
+        assert line["Gini"] == f"{(apart / 2 / scores.mean(axis=1)).mean():.3f}"
+        assert line["Jain"] == f"{(scores.mean(1) ** 2 / (scores**2).mean(1)).mean():.3f}"
+        worst = np.sort(scores, axis=1)[:, :2].mean()  # of 20 clients
+        assert line["worst tenth"] == f"{100 * worst:.2f} %"
+        assert line["helped"] == f"{100 * (scores > before).mean():.0f} %"
+
+
+def test_the_cost_of_a_target_is_the_median_over_seeds_of_the_first_round_that_has_it(
+    rows: list[Row],
+) -> None:
+    costs = Parsed(html(rows, 0.7)).table("Cost to reach 70 %")
+    for name, line in costs.items():
+        first = [
+            min((p["round"] for p in row["val"] if p["accuracy"] >= 0.7), default=np.inf)
+            for row in of(rows, name)
+        ]
+        assert line["seeds that reach it"] == f"{np.isfinite(first).sum()} of 3"
+        if np.isinf(middle := median(first)):
+            assert set(list(line.values())[2:]) == {"not reached"}
+        else:
+            assert line["rounds"] == f"{middle:g}"
+            assert line["client updates"] == f"{32 * middle:,.0f}"
+            assert line["gradient steps"] == f"{64 * middle:,.0f}"
+            assert line["bytes"] == f"{32 * 230_000 * middle / 1e9:.3g} GB"
+            assert line["simulated seconds"] == f"{1.5 * middle:g}"
+    assert costs["krum"]["rounds"] == "not reached"
+
+
+@pytest.mark.parametrize(
+    ("measure", "ends", "target"),
+    [
+        ("accuracy", (0.9, 0.799, 0.3), 0.79),
+        ("accuracy", (0.9, 0.29, 0.2), 0.29),  # 100 * 0.29 is 28.999999999999996
+        ("loss", (0.1, 0.2313, 0.4), 0.24),
+        ("loss", (20.0, 3110.0, 9000.0), 3200.0),
+        ("loss", (0.1, 0.23, 0.4), 0.23),
+    ],
+)
+def test_the_usual_target_is_that_of_the_median_contender_rounded_to_the_easier_side(
+    measure: str, ends: Sequence[float], target: float
+) -> None:
+    found = [row(f"{i}", 0, measure=measure) for i in range(3)]
+    for each, end in zip(found, ends, strict=True):
+        each["val"][-1][measure] = end
+    assert usual_target(problems(found)[0]) == target
+
+
+def test_problems_are_never_mixed() -> None:
+    easy, hard = contest("easy"), [row("fedadam", seed, 0.4, problem="hard") for seed in SEEDS]
+    both, alone = Parsed(html([*hard, *easy])), Parsed(html(easy))
+    assert both.sections["easy"] == alone.sections["easy"]
+    assert list(both.table("Ranking", "hard")) == ["fedadam"]
+    mean = fmean(row["test"]["after"]["accuracy"] for row in hard)
+    assert both.table("Ranking", "hard")["fedadam"]["after adaptation"].startswith(
+        f"{100 * mean:.2f} ±"
+    )
+    assert "There is one contender: nothing to compare." in both.texts
+
+
+def test_problems_of_one_name_are_told_apart() -> None:
+    first, second = row("a", 0), row("a", 0) | {"problem": "another hash"}
+    assert [problem.name for problem in problems([first, second])] == ["omniglot #1", "omniglot #2"]
+
+
+def test_failed_cells_are_shown_with_their_reasons_and_counted_nowhere(
+    rows: list[Row], parsed: Parsed
+) -> None:
+    assert parsed.table("Failed")["median"] == {
+        "cell": "median", "seed": "0", "reason": "no reply in time",
+    }  # fmt: skip
+    assert any("9 finished and 1 failed" in text for text in parsed.texts)
+    without = Parsed(html(rows)).sections["omniglot"]
+    assert {k: v for k, v in parsed.sections["omniglot"].items() if k != "Failed"} == without
+    nothing = Parsed(html([failed("median", 1, "the disk is full")]))
+    assert nothing.table("Failed")["median"]["reason"] == "the disk is full"
+    assert "No cell has finished." in nothing.texts
+
+
+def test_only_settings_that_differ_are_listed(parsed: Parsed) -> None:
+    settings = parsed.table("Settings that differ")
+    assert set(settings) == {"strategy.name", "strategy.lr"}  # the seed differs by nature
+    assert settings["strategy.name"]["krum"] == "krum"
+    assert settings["strategy.lr"]["fedadam"] == "0.008"
+
+
+def test_two_settings_of_one_name_are_two_contenders_and_a_cell_given_twice_is_one() -> None:
+    slow, fast = row("fedadam", 0, 0.7), row("fedadam", 0, 0.8)
+    fast["setting"] = "another"
+    names = [c.name for c in problems([slow, fast, row("fedadam", 1, 0.7), slow])[0].contenders]
+    assert names == ["fedadam strategy.lr=0.008", "fedadam strategy.lr=0.007"]
+    again = problems([slow, row("fedadam", 1, 0.7), slow])[0].contenders[0]
+    assert [row["seed"] for row in again.rows] == [0, 1]
+
+
+def test_one_seed_is_said_to_be_one_and_its_intervals_are_over_clients() -> None:
+    rows = [row("fedadam", 0, 0.8), row("fedavg", 0, 0.7)]
+    parsed = Parsed(html(rows))
+    assert any(text.startswith("One seed:") for text in parsed.texts)
+    half = rows[0]["test"]["after"]["accuracy_ci95"]
+    line = parsed.table("Ranking")["fedadam"]
+    assert line["after adaptation"].endswith(f"± {100 * half:.2f} %")
+    assert "other seeds" not in parsed.sections["omniglot"]["Pairs"][0]
+
+
+def test_losses_are_ranked_upwards_and_have_no_shares_of_a_total() -> None:
+    rows = [row(name, 0, skill, measure="loss") for name, skill in SKILLS.items()]
+    parsed = Parsed(html(rows))
+    losses = [r["test"]["after"]["loss"] for r in rows]
+    assert losses == sorted(losses)  # of the better skill lower
+    assert list(parsed.table("Ranking")) == list(SKILLS)
+    assert parsed.sections["omniglot"]["Fairness among test clients"][0] == [
+        "contender", "worst tenth", "helped",
+    ]  # fmt: skip
+    worst = np.sort(rows[0]["test_clients"]["after"]["loss"])[-2:].mean()
+    assert parsed.table("Fairness")["fedadam"]["worst tenth"] == f"{worst:.4f}"
+
+
+def test_rows_of_older_comparisons_are_ranked_and_what_they_lack_is_said() -> None:
+    rows = [row("a", 0, 0.8), row("b", 0, 0.7)]
+    for old in rows:
+        old |= {
+            "problem": None,
+            "problem_name": "",
+            "labels": {},
+            "test_clients": None,
+            "sections": {},
+        }
+        old |= {"evaluation": {"steps": 3}, "episodes": None}
+        old["val"] = [p | {"bytes": None, "simulated_seconds": None} for p in old["val"]]
+    name = "unknown problem, inner steps: 3"
+    parsed = Parsed(html(rows))
+    assert list(parsed.table("Ranking", name)) == ["a", "b"]
+    assert "bytes" not in parsed.table("Cost", name)["a"]
+    assert any("no scores of single clients" in text for text in parsed.texts)
+    assert "Pairs" not in parsed.sections[name]
+    assert clients_csv(problems(rows)) == ""
+
+
+def test_a_marker_says_the_mean_over_seeds_and_its_interval(rows: list[Row]) -> None:
+    scores = [row["val"][-1]["accuracy"] for row in of(rows, "fedadam")]
+    half = stats.t.ppf(0.975, 2) * stats.sem(scores)
+    expected = f"fedadam: {100 * fmean(scores):.4g} % ± {100 * half:.4g} % at 400 rounds"
+    assert expected in Parsed(html(rows)).texts
+
+
+def test_names_and_reasons_cannot_put_anything_into_the_page() -> None:
+    rows = [row(EVIL, seed, problem=EVIL, attack=EVIL) for seed in SEEDS]
+    rows += [row("fedavg", seed, 0.6, problem=EVIL) for seed in SEEDS]
+    rows.append(failed("</style>", 0, EVIL, problem=EVIL))
+    text = html(rows)
+    parsed = Parsed(text)
+    assert parsed.tags.count("script") == 1
+    assert not {"img", "iframe", "object"} & set(parsed.tags)
+    assert not parsed.handlers
+    assert EVIL in parsed.sections
+    assert parsed.sections[EVIL]["Failed"][1] == ["</style>", "0", EVIL]
+    script = text.split("<script>")[1].split("</script>")[0]
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert (
+        f"script-src &#39;sha256-{digest}&#39;" in text or f"script-src 'sha256-{digest}'" in text
+    )
+
+
+def test_the_page_asks_for_nothing_from_elsewhere(rows: list[Row]) -> None:
+    text = html([*rows, *contest("another")])
+    assert all(address.startswith(("#", "data:,")) for address in Parsed(text).addresses)
+    assert "url(" not in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "default-src 'none'" in text
+
+
+def test_markdown_has_the_tables_and_statements_of_the_page(
+    rows: list[Row], parsed: Parsed
+) -> None:
+    found = problems([*rows, failed("a|b", 0, "line one\n| line two")])
+    text = markdown_page(title(found), [section(found[0], None)], made(found))
+    for line in parsed.sections["omniglot"]["Ranking"]:
+        assert f"| {' | '.join(line)} |" in text
+    assert "| a\\|b | 0 | line one \\| line two |" in text
+    assert "- fedadam " in text
+
+
+def test_csv_has_a_line_for_each_client_of_each_seed(rows: list[Row]) -> None:
+    text = clients_csv(problems([*rows, row("maml", 0, measure="loss", problem="sinusoid")]))
+    lines = list(csv.DictReader(StringIO(text)))
+    assert len(lines) == 9 * 20 + 20
+    first = next(line for line in lines if line["contender"] == "fedavg" and line["seed"] == "1")
+    scores = of(rows, "fedavg")[1]["test_clients"]
+    assert first == {
+        "problem": "omniglot", "contender": "fedavg", "seed": "1", "client": "100",
+        "accuracy_before": str(scores["before"]["accuracy"][0]),
+        "accuracy_after": str(scores["after"]["accuracy"][0]),
+        "loss_before": str(scores["before"]["loss"][0]),
+        "loss_after": str(scores["after"]["loss"][0]),
+        "label.strategy": "fedavg", "label.attack": "none",
+    }  # fmt: skip
+    assert lines[-1]["accuracy_after"] == ""  # a regression has none
+
+
+def test_the_picture_shows_curves_and_ranking_of_each_problem(rows: list[Row]) -> None:
+    figure = draw(problems([*rows, row("maml", 0, measure="loss", problem="sinusoid")]))
+    left, right, lower, _ = figure.axes
+    assert left.get_ylabel() == "accuracy (%), unseen validation clients"
+    assert lower.get_ylabel() == "loss, unseen validation clients"
+    assert "95 %" in left.get_xlabel()
+    assert [label.get_text() for label in right.get_yticklabels()] == list(SKILLS)
+    drawn = left.lines[0].get_ydata()[-1]
+    assert drawn == pytest.approx(fmean(row["val"][-1]["accuracy"] for row in of(rows, "fedadam")))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2), st.sampled_from(["accuracy", "loss"]))
+def test_scales_keep_the_order_of_scores_and_ticks_lie_inside(
+    values: list[float], measure: str
+) -> None:
+    for scale in (score_scale("", values, measure), client_scale("", values, measure)):
+        places = [scale.place(value) for value in sorted(values)]
+        assert places == sorted(places)
+        assert 0 <= places[0] <= places[-1] <= 1
+        assert scale.ticks == sorted(tick for tick in scale.ticks if 0 <= scale.place(tick) <= 1)
+
+
+def test_odds_of_equal_ratio_are_equally_far_apart() -> None:
+    scale = Scale("", 0.1, 0.99, "logit")
+    half, nine, ninety_nine = (scale.place(p) for p in (0.5, 0.9, 0.9878048780487805))
+    assert ninety_nine - nine == pytest.approx(nine - half)  # odds 1, 9, 81
+
+
+@pytest.mark.parametrize(("paper", "colours"), [(PAPER, COLOURS), (DARK_PAPER, DARK_COLOURS)])
+def test_colours_have_the_contrast_that_graphics_need(paper: str, colours: Sequence[str]) -> None:
+    for colour in colours:  # WCAG 2.2: 1.4.11
+        lighter, darker = sorted(map(luminance, (paper, colour)), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) >= 3
+
+
+def luminance(colour: str) -> float:
+    """Relative, as WCAG 2.2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def fedmeta(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["report", *(str(word) for word in words)])
+
+
+def test_the_command_reads_run_folders_and_comparisons(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run(small(f"seed={seed}"), tmp_path / f"run-{seed}", [])
+    folder = tmp_path / "comparison/rows"
+    folder.mkdir(parents=True)
+    for each in contest():
+        each["published"] = {}
+        (folder / f"{each['name']}-{each['seed']}.json").write_text(json.dumps(each))
+    given = (tmp_path / "run-0", tmp_path / "run-1", folder.parent)
+    for ending, begin in (
+        ("html", b"<!doctype html>"),
+        ("md", b"# "),
+        ("csv", b"problem,"),
+        ("png", b"\x89PNG"),
+    ):
+        done = fedmeta(*given, "--out", tmp_path / f"report.{ending}")
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert (tmp_path / f"report.{ending}").read_bytes().startswith(begin)
+    parsed = Parsed((tmp_path / "report.html").read_text())
+    sinusoid, omniglot = sorted(set(parsed.sections) - {"How this was made"}, reverse=True)
+    assert list(parsed.table("Ranking", omniglot)) == list(SKILLS)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in given[:2]]
+    mean = fmean(summary["test"]["after"]["loss"] for summary in summaries)
+    line = parsed.table("Ranking", sinusoid)["quickstart"]
+    assert line["after adaptation"].startswith(f"{mean:.4f} ±")
+    assert line["seeds"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "nowhere: is neither a run folder"),
+        (["{rows}", "--out", "a.pdf"], "--out must end with one of .html, .md, .csv, .png"),
+        (["{rows}", "--target", "80"], "--target must be an accuracy above 0, at most 1, got 80"),
+        (["{empty}"], "holds no run"),
+        (["{failed}", "--format", "png"], "holds no results, of which png would consist"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (
+        ("rows", [row("a", 0) | {"published": {}}]),
+        ("failed", [failed("a", 0, "why") | {"rounds": 1, "clients": 1}]),
+        ("empty", []),
+    ):
+        (tmp_path / name / "rows").mkdir(parents=True)
+        for each in content:
+            (tmp_path / name / "rows/a.json").write_text(json.dumps(each))
+    done = fedmeta(*(w.format(rows="rows", empty="empty", failed="failed") for w in words))
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "failed", "rows"]
+
+
+def test_a_wheel_holds_what_the_page_is_made_of() -> None:
+    root = Path(__file__).parents[2]
+    packaged = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    files = {
+        p.name
+        for p in (root / "simulations/report").iterdir()
+        if p.suffix in (".css", ".js", ".j2")
+    }
+    assert set(packaged["package-data"]["simulations.report"]) == files
