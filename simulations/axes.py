@@ -58,29 +58,38 @@ def put(sections: Sections, key: str, value: Any) -> dict[str, Any]:
 def named(section: str, name: str, base: Sections) -> dict[str, Any]:
     """A component by name: at its defaults, but with those settings of the base's that it has too.
 
-    A server's rate goes along only to a strategy that steps as the base's does. Raises ConfigError
-    where it needs one of its own.
+    Where the defaults of the two differ, that is what makes them two, and the setting stays behind: a
+    first-order method is not given the order of the base. A server's rate goes along only to a strategy
+    that steps as the base's does. Raises ConfigError where it needs one of its own.
     """
-    table = TABLES[section]
-    if name == base.get("name") or name not in table:
+    table, old = TABLES[section], base.get("name")
+    if name == old or not {name, old} <= table.keys():
         return dict(base) | {"name": name}
-    known = {field.name: field for field in fields(table[name])}
-    kept = {key: value for key, value in base.items() if key in known}
-    if section == "strategy" and "lr" in known and not _step_alike(name, kept, base):
-        kept.pop("lr", None)
-        if known["lr"].default is MISSING:
-            raise ConfigError(
-                f"strategy.lr: {name} steps otherwise than {base.get('name')}, so it needs a rate of "
-                f"its own; give it in a grid file, as strategy: {{{name}: {{name: {name}, lr: ...}}}}"
-            )
-    return {"name": name} | kept
+    ours, theirs = _defaults(table[name]), _defaults(table[str(old)])
+    alike = {key for key in ours.keys() & theirs.keys() if ours[key] == theirs[key]}
+    rate = section == "strategy" and "lr" in ours.keys() & base.keys()
+    if rate:
+        alike = (alike | {"lr"}) if _step_alike(name, base) else (alike - {"lr"})
+    if rate and "lr" not in alike and ours["lr"] is MISSING:
+        raise ConfigError(
+            f"strategy.lr: {name} steps otherwise than {old}, so it needs a rate of its own; give it in "
+            f"a grid file, as strategy: {{{name}: {{name: {name}, lr: ...}}}}"
+        )
+    return {"name": name} | {key: value for key, value in base.items() if key in alike}
 
 
-def _step_alike(name: str, kept: Sections, base: Sections) -> bool:
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    return {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(kind)
+    }
+
+
+def _step_alike(name: str, base: Sections) -> bool:
     """Whether a rate means the same to both: it does to those that follow the delta's length."""
     try:
         old = choose(STRATEGIES, base, "strategy").rules().optimizer.name
-        new = choose(STRATEGIES, {"name": name, **kept, "lr": 1.0}, "strategy")
-        return (old == "SGD") == (new.rules().optimizer.name == "SGD")
+        new = choose(STRATEGIES, {"name": name, "lr": 1.0}, "strategy").rules().optimizer.name
     except ConfigError:  # of settings that do not fit: the cell will say so
         return True
+    return (old == "SGD") == (new == "SGD")

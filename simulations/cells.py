@@ -89,8 +89,17 @@ class Task:
 def run_task(task: Task) -> None:
     """Run a cell, or go on from its checkpoint, and write its row. Raises what a run raises.
 
-    In this process, whatever the config's executor; W&B hears of it later, from the files; pictures of
-    single runs are left out, they would take a fifth of a short one.
+    Pictures of single runs are left out, they would take a fifth of a short one.
+    """
+    alone, begun = prepare(task)
+    run(alone, task.folder, resume=begun, pictures=False)
+    write_json(task.row_file, row_with(build(task.sections, STRATEGIES), task.folder))
+
+
+def prepare(task: Task) -> tuple[Experiment, bool]:
+    """The experiment of a cell and whether it was begun; its folder is there, with place and log.
+
+    It runs in this process, whatever the config's executor; W&B hears of it later, from the files.
     """
     experiment, begun = build(task.sections, STRATEGIES), (task.folder / CHECKPOINT).exists()
     if not begun:  # killed before its first checkpoint
@@ -98,10 +107,6 @@ def run_task(task: Task) -> None:
     task.folder.mkdir(parents=True, exist_ok=True)
     task.place.write(task.folder)
     log_to(task.folder, Console(quiet=True))
-    alone = replace(
-        experiment,
-        engine=replace(experiment.engine, executor="local"),
-        tracking=replace(experiment.tracking, wandb=WandbSettings()),
-    )
-    run(alone, task.folder, resume=begun, pictures=False)
-    write_json(task.row_file, row_with(experiment, task.folder))
+    engine = replace(experiment.engine, executor="local")
+    tracking = replace(experiment.tracking, wandb=WandbSettings())
+    return replace(experiment, engine=engine, tracking=tracking), begun

@@ -7,7 +7,7 @@ import typer
 
 from fedmeta.errors import ConfigError
 from fedmeta.packages import require
-from simulations import compare_commands, device_commands, report_command
+from simulations import compare_commands, device_commands, report_command, sweep_command
 from simulations.terminal import Debug, Overrides, console, guard
 
 app = typer.Typer(
@@ -61,6 +61,7 @@ for command in (
     device_commands.predict,
     device_commands.export,
     report_command.report,
+    sweep_command.sweep,
 ):
     app.command()(command)
 

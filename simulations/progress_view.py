@@ -64,11 +64,14 @@ class ProgressView:
 
     def end(self, name: str, seconds: float, failure: str) -> None:
         """A cell is over."""
+        self.say_end(name, f"failed: {failure}" if failure else f"done, {seconds:.1f} s")
+
+    def say_end(self, name: str, outcome: str) -> None:
+        """A cell is over, with an outcome in words."""
         self._done += 1
         if name in self._cells:
             self._bars.remove_task(self._cells.pop(name))
         self._bars.update(self._all, completed=self._done)
-        outcome = f"failed: {failure}" if failure else f"done, {seconds:.1f} s"
         self._say(f"[{self._done}/{self._total}] {name}: {outcome}")
 
     def _say(self, line: str) -> None:

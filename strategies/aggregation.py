@@ -55,6 +55,6 @@ def mean_of_sums(replies: Sequence[Replies], weighting: ByColumn) -> Params:
     ]
     if each := [reply for reply in replies if not reply.summed]:
         gathered = gather(each, {}, 0)
-        alone = gathered.columns.get(weighting.column, torch.ones(len(gathered)).double())
+        alone = weighting.said(gathered.columns, len(gathered))
         parts.append(weighted_sum(gathered.deltas, alone / total))
     return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}

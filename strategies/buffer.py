@@ -2,7 +2,8 @@
 
 A client that begins now trains on the params of now, so its delta can be computed at once; it is kept
 here until the simulated time at which it would arrive. That is the same as training later on params
-that were kept.
+that were kept. Clients begin when the server steps: one that comes in between two steps makes room for
+another at the next.
 """
 
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ class Buffer:
         return self.concurrency - len(self.on_their_way(memory))
 
     def exchange(
-        self, begun: Gathered | None, arrives: Tensor, count: int, round: int, memory: Memory
+        self, begun: Gathered | None, arrives: Tensor, count: int, step: int, memory: Memory
     ) -> Arrived:
-        """Take in what began in this round, and give out the ``count`` that come in first.
+        """Take in what began before the server's ``step``, and give out the ``count`` that come first.
 
         ``arrives`` ``[clients]`` is when the begun will, in simulated seconds. The columns of what
         comes out, in client order, say their ``staleness``: server steps since their clients began.
@@ -56,7 +57,7 @@ class Buffer:
         """
         flying = {name: memory[name] for name in memory if name.startswith(FLIGHT)}
         if begun is not None:
-            new = _boarded(begun, arrives, round)
+            new = _boarded(begun, arrives, step)
             flying = concatenate([flying, new]) if flying else new
         memory = memory | flying
         if len(self.on_their_way(memory)) < count:
@@ -65,19 +66,19 @@ class Buffer:
         first, rest = order[:count], order[count:]
         out = select(flying, first[flying[CLIENTS][first].argsort()])
         left = select(flying, rest.sort().values)
-        return Arrived(_landed(out, round), memory | left, float(out[ARRIVES].max()))
+        return Arrived(_landed(out, step), memory | left, float(out[ARRIVES].max()))
 
 
-def _boarded(begun: Gathered, arrives: Tensor, round: int) -> Memory:
+def _boarded(begun: Gathered, arrives: Tensor, step: int) -> Memory:
     flat = {CLIENTS: begun.clients, ARRIVES: arrives}
-    flat[BEGAN] = torch.full_like(begun.clients, round)
+    flat[BEGAN] = torch.full_like(begun.clients, step)
     flat |= {DELTA + name: values for name, values in begun.deltas.items()}
     return flat | {COLUMN + name: values for name, values in begun.columns.items()}
 
 
-def _landed(flat: Memory, round: int) -> Gathered:
-    columns = _under(COLUMN, flat) | {"staleness": (round - flat[BEGAN]).double()}
-    return Gathered(flat[CLIENTS], _under(DELTA, flat), columns, round=round)
+def _landed(flat: Memory, step: int) -> Gathered:
+    columns = _under(COLUMN, flat) | {"staleness": (step - flat[BEGAN]).double()}
+    return Gathered(flat[CLIENTS], _under(DELTA, flat), columns)
 
 
 def _under(prefix: str, flat: Memory) -> Memory:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from scipy.stats import halfnorm
 from torch import Tensor
 
+from fedmeta.compression import shrink, traffic
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients
 from fedmeta.replies import Replies
 from fedmeta.seeding import uniform
 from fedmeta.settings import DeviceSettings
+from fedmeta.types import Params
 from strategies.gathered import Gathered
 from strategies.validation import Checked, some
 
@@ -36,12 +38,20 @@ class Clock:
 
     settings: DeviceSettings
     seed: int
+    down: float
+    """Bytes of the numbers that a client receives in a round, whatever a message has besides."""
+    up: float
+    """The same of what it sends."""
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Clock | None":
+    def of(cls, experiment: Experiment, params: Params) -> "Clock | None":
         """The clock of an experiment whose devices are simulated."""
-        simulated = experiment.devices.slowness != "none"
-        return cls(experiment.devices, experiment.seed) if simulated else None
+        if experiment.devices.slowness == "none":
+            return None
+        small = shrink(params, experiment.wire.params).values()
+        down = sum(value.numel() * value.element_size() for value in small)
+        up = traffic(params, experiment.wire) - down
+        return cls(experiment.devices, experiment.seed, down, up)
 
     def slowness(self, clients: Clients) -> Seconds:
         """How many times longer than an average device each takes, ``[clients]``."""
@@ -50,10 +60,10 @@ class Clock:
         drawn: Seconds = halfnorm.ppf(uniform(self.seed, "slowness", clients)) / MEAN
         return drawn
 
-    def seconds(self, clients: Clients, steps: Seconds, down: float, up: float) -> Seconds:
-        """From being asked to the reply, given gradient steps ``[clients]`` and bytes each way."""
+    def seconds(self, clients: Clients, steps: Seconds) -> Seconds:
+        """From being asked to the reply, given gradient steps ``[clients]``."""
         s = self.settings
-        travel = down / (1e6 * s.download) + up / (1e6 * s.upload)
+        travel = self.down / (1e6 * s.download) + self.up / (1e6 * s.upload)
         return s.overhead + self.slowness(clients) * steps * s.seconds_per_step + travel
 
     def reachable(self, clients: Clients, round: int) -> NDArray[np.bool_]:
@@ -77,11 +87,11 @@ class Timed:
         return self.began + begun.columns[TOOK]
 
 
-def on_time(checked: Checked, clock: Clock | None, began: float, down: float) -> Timed:
+def on_time(checked: Checked, clock: Clock | None, began: float) -> Timed:
     """Let simulated devices take their time: each reply's columns say how many seconds it took."""
     if clock is None:
         return Timed(checked, began, began)
-    replies = [_taking(reply, clock, down, checked.bytes_up) for reply in checked.replies]
+    replies = [_taking(reply, clock) for reply in checked.replies]
     deadline = clock.settings.deadline
     if deadline is None:
         last = max((float(reply.columns[TOOK].max()) for reply in replies), default=0.0)
@@ -101,7 +111,7 @@ def on_time(checked: Checked, clock: Clock | None, began: float, down: float) ->
     )
 
 
-def _taking(reply: Replies, clock: Clock, down: float, up: float) -> Replies:
+def _taking(reply: Replies, clock: Clock) -> Replies:
     steps = reply.columns["steps"].double().numpy()
-    took = torch.as_tensor(clock.seconds(np.array(reply.clients), steps, down, up))
+    took = torch.as_tensor(clock.seconds(np.array(reply.clients), steps))
     return replace(reply, columns=reply.columns | {TOOK: took})

@@ -13,10 +13,11 @@ def check_fit(experiment: Experiment) -> None:
     rules.aggregation.check(experiment.cohort.clients)
     if rules.buffer is not None:
         _check_buffer(experiment, rules.buffer.concurrency)
-    if experiment.evaluation.seen and (rules.buffer or experiment.cohort.sampling == "loss"):
+    losses = experiment.cohort.sampling == "loss"
+    if experiment.evaluation.seen and (rules.buffer or losses or experiment.devices.dropout):
         raise ConfigError(
-            "evaluation.seen must be 0 where who takes part depends on losses or on simulated time, "
-            f"got {experiment.evaluation.seen}"
+            "evaluation.seen must be 0 where who takes part depends on losses or on simulated "
+            f"devices, got {experiment.evaluation.seen}"
         )
 
 
@@ -26,6 +27,13 @@ def weight_column(experiment: Experiment, rules: Rules) -> str:
     if why and experiment.cohort.replies == "sum":
         raise ConfigError(f"cohort.replies must be auto or each, got sum: {why}")
     return "" if why or experiment.cohort.replies == "each" else rules.column
+
+
+def needs(experiment: Experiment, rules: Rules) -> frozenset[str]:
+    """The columns without which a reply is of no use, besides the size of shards."""
+    heard = {"loss"} if experiment.cohort.sampling == "loss" else set[str]()
+    timed = {"steps"} if experiment.devices.slowness != "none" else set[str]()
+    return rules.weighting.needs | heard | timed
 
 
 def temperature(rules: Rules) -> float:
@@ -58,6 +66,15 @@ def _check_buffer(experiment: Experiment, concurrency: int) -> None:
         raise ConfigError(
             f"strategy.concurrency must be at least the {cohort.clients} deltas of a step "
             f"(cohort.clients), got {concurrency}"
+        )
+    if cohort.sampling == "round_robin":
+        raise ConfigError(
+            "cohort.sampling must not be round_robin for fedbuff: whose turn it is may be on its way"
+        )
+    if cohort.candidates is not None and cohort.candidates < concurrency:
+        raise ConfigError(
+            f"cohort.candidates must be at least the {concurrency} clients of strategy.concurrency, "
+            f"got {cohort.candidates}"
         )
     if cohort.min_replies != 1:
         raise ConfigError(f"cohort.min_replies must be 1 for fedbuff, got {cohort.min_replies}")

@@ -4,11 +4,12 @@ One tidy table, which pandas reads with ``read_json(path, lines=True)``. A resum
 lies after its checkpoint.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedmeta.run_folder import line, read_lines, write_lines
+from fedmeta.run_folder import line
 from fedmeta.types import Metrics
 from strategies.rules import Outcome
 
@@ -25,7 +26,7 @@ def entries(
     """
     found = list[Entry]()
     if outcome is not None:
-        rows = _rows(outcome.columns, len(outcome.clients))
+        rows = _rows(outcome.columns)
         weights = [None] * len(rows) if outcome.weights is None else outcome.weights.tolist()
         found = [
             {"round": round, "client": client, "weight": weight} | row | shared
@@ -34,11 +35,9 @@ def entries(
     return found + [{"round": round, "client": c, "dropped": why} for c, why in dropped.items()]
 
 
-def _rows(columns: Metrics, count: int) -> list[Entry]:
+def _rows(columns: Metrics) -> list[Entry]:
     names, values = list(columns), [column.tolist() for column in columns.values()]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)] or [
-        {} for _ in range(count)
-    ]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
 class Ledger:
@@ -47,9 +46,21 @@ class Ledger:
     def __init__(self, folder: Path, resumed_at: int) -> None:
         self._path = folder / LEDGER
         if self._path.exists():
-            write_lines(self._path, (r for r in read_lines(self._path) if r["round"] <= resumed_at))
+            _cut(self._path, resumed_at)
 
-    def write(self, found: Sequence[Entry] | Iterable[Entry]) -> None:
+    def write(self, found: Sequence[Entry]) -> None:
         """Append the lines of a round."""
-        with self._path.open("a") as file:
-            file.write("".join(map(line, found)))
+        if found:
+            with self._path.open("a") as file:
+                file.write("".join(map(line, found)))
+
+
+def _cut(path: Path, round: int) -> None:
+    """Cut off what comes after a round, a line at a time: a long run's ledger is large."""
+    with path.open("rb+") as file:
+        kept = 0
+        for text in file:
+            if not text.endswith(b"\n") or json.loads(text)["round"] > round:
+                break
+            kept += len(text)
+        file.truncate(kept)

@@ -19,11 +19,11 @@ from fedmeta.packing import pack_params
 from fedmeta.wire import Work, pack_work, size
 from strategies.clock import Clock, Timed, on_time
 from strategies.evaluation import Report, Scoring, collect, score
-from strategies.fitting import temperature, weight_column
+from strategies.fitting import needs, temperature, weight_column
 from strategies.gathered import gather
 from strategies.ledger import Entry, entries
 from strategies.roster import Attendance, Roster, senders
-from strategies.rules import Outcome
+from strategies.rules import Outcome, uncounted
 from strategies.sampling import Heard, sample
 from strategies.state import Best, ServerState, protocol
 from strategies.tally import count
@@ -45,7 +45,8 @@ class MetaStrategy(Strategy):
         self.experiment, self.attendance, self.state = experiment, attendance, state
         self.rules = experiment.strategy.rules()
         self.weight_column = weight_column(experiment, self.rules)
-        self.clock = Clock.of(experiment)
+        self.clock = Clock.of(experiment, state.params)
+        self._needs = needs(experiment, self.rules)
         self.train_row: dict[str, float] = {}
         self.entries: list[Entry] = []
         self.report: Report | None = None
@@ -91,12 +92,15 @@ class MetaStrategy(Strategy):
         """
         round = self._first + server_round
         checked = check(replies, self._asked, self._expected())
-        timed = on_time(checked, self.clock, self.state.tally.simulated_seconds, self._bytes_down)
-        checked = replace(timed.checked, dropped=timed.checked.dropped | self._absent)
         self._tell(checked, round)
+        timed = on_time(checked, self.clock, self.state.tally.simulated_seconds)
+        alike = failed_alike(timed.checked, self._asked)
+        checked = replace(timed.checked, dropped=timed.checked.dropped | self._absent)
         outcome, now = self._combine(timed, round)
         stepped = outcome is not None and self._step(outcome, round)
-        seconds, alike = time.monotonic() - self._began, failed_alike(checked, self._asked)
+        if outcome is not None and not stepped:
+            outcome = outcome._replace(weights=torch.zeros(len(outcome.clients)).double())
+        seconds = time.monotonic() - self._began
         tally = count(
             self.state.tally, checked, not stepped, bool(alike), self._bytes_down, seconds, now
         )
@@ -114,9 +118,7 @@ class MetaStrategy(Strategy):
         there, settings = roster.clients("train"), self.experiment.cohort
         if buffer := self.rules.buffer:
             there = there[~np.isin(there, buffer.on_their_way(self.state.memory).numpy())]
-            settings = replace(
-                settings, clients=max(1, buffer.free(self.state.memory)), min_replies=1
-            )
+            settings = replace(settings, clients=buffer.free(self.state.memory))
         heard = Heard.of(self.state.memory).losses()
         seed, sizes = self.experiment.seed, self.attendance.sizes
         chosen = sample(there, settings, seed, round, sizes, heard)
@@ -131,7 +133,7 @@ class MetaStrategy(Strategy):
     def _expected(self) -> Expected:
         settings, longest = self.experiment.cohort, self.state.tally.longest
         asked = (self.weight_column, self.experiment.wire, settings.outlier, longest)
-        return Expected(self.state.params, *asked, self.rules.weighting.needs, senders(self._sent))
+        return Expected(self.state.params, *asked, self._needs, senders(self._sent))
 
     @staticmethod
     def _tell(checked: Checked, round: int) -> None:
@@ -182,8 +184,8 @@ class MetaStrategy(Strategy):
             made = self.rules.combine(replies, params, round, memory) if enough else None
             return made, timed.now
         begun = gather(replies, {}, round) if replies else None
-        count = self.experiment.cohort.clients
-        arrived = buffer.exchange(begun, timed.arrives(begun), count, round, memory)
+        count, step = self.experiment.cohort.clients, round - self.state.tally.idle_rounds
+        arrived = buffer.exchange(begun, timed.arrives(begun), count, step, memory)
         self.state = replace(self.state, memory=arrived.memory)
         if arrived.gathered is None:
             self._enough(0, round)
@@ -238,6 +240,8 @@ class MetaStrategy(Strategy):
         if self.clock is not None:
             self.train_row["simulated_seconds"] = self.state.tally.simulated_seconds
         if self.experiment.tracking.ledger:
+            if outcome is None and self.rules.buffer is None:
+                outcome = uncounted(checked.replies)
             self.entries = entries(round, outcome, checked.dropped, traffic)
 
     def _remember_best(self, report: Report) -> None:

@@ -129,8 +129,9 @@ class Attendance:
         for reply in replies:
             silent.discard(node := sender(reply, sent))
             try:
-                self._known[node] = _spans(reply)
-                self.sizes |= _sizes(reply, self._known[node])
+                spans = _spans(reply)
+                self.sizes |= _sizes(reply, spans)
+                self._known[node] = spans
                 _log.info("node %d takes part: %s", node, _described(reply, self._known[node]))
             except FedmetaError as e:
                 self.refused[node] = short(e)

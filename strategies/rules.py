@@ -40,10 +40,9 @@ class Rules:
     @property
     def column(self) -> str:
         """The column that nodes may weigh one sum of their clients' deltas with; empty if they may not."""
-        weighted = isinstance(self.weighting, ByColumn) and self.buffer is None
-        if weighted and isinstance(self.aggregation, WeightedMean):
-            assert isinstance(self.weighting, ByColumn)
-            return self.weighting.column
+        match self.weighting, self.aggregation, self.buffer:
+            case ByColumn(column=column), WeightedMean(), None:
+                return column
         return ""
 
     def combine(
@@ -64,19 +63,22 @@ class Rules:
 
     @staticmethod
     def _of_sums(replies: Sequence[Replies], weighting: ByColumn, memory: Memory) -> Outcome:
-        clients = [client for reply in replies for client in reply.clients]
-        columns = [reply.columns for reply in replies]
-        shared = set.intersection(*(set(each) for each in columns))
-        joined = {name: torch.cat([each[name].double() for each in columns]) for name in shared}
-        ones = torch.ones(len(clients), dtype=torch.float64)
-        weights = joined.get(weighting.column, ones)
-        return Outcome(
-            mean_of_sums(replies, weighting),
-            clients,
-            weights / weighting.total(weights),
-            joined,
-            memory,
+        outcome = uncounted(replies)
+        weights = weighting.said(outcome.columns, len(outcome.clients))
+        return outcome._replace(
+            delta=mean_of_sums(replies, weighting),
+            weights=weights / weighting.total(weights),
+            memory=memory,
         )
+
+
+def uncounted(replies: Sequence[Replies]) -> Outcome:
+    """Whose replies there are, and that no delta counts."""
+    clients = [client for reply in replies for client in reply.clients]
+    columns = [reply.columns for reply in replies]
+    shared = sorted(set.intersection(*(set(each) for each in columns))) if columns else []
+    joined = {name: torch.cat([each[name].double() for each in columns]) for name in shared}
+    return Outcome({}, clients, torch.zeros(len(clients), dtype=torch.float64), joined, {})
 
 
 class StrategySettings(Protocol):

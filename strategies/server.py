@@ -48,10 +48,12 @@ def federate(
     recorders: Recorders,
     resume: bool = False,
     wait: float = 0.0,
+    test: bool = True,
 ) -> Federated:
     """Train over the grid, checkpoint every round, and score the test clients once at the end.
 
-    ``wait``: seconds in which as many clients must connect as the experiment asks for.
+    ``wait``: seconds in which as many clients must connect as the experiment asks for. Without ``test``
+    nobody looks at the test clients, and the summary says nothing of them.
     """
     logging.getLogger("flwr").setLevel(logging.WARNING)  # it prints several lines a round
     torch.set_num_threads(experiment.engine.threads)  # sums here follow the same rule as on nodes
@@ -77,7 +79,7 @@ def federate(
             timeout=experiment.cohort.timeout,
             evaluate_fn=_after_round(strategy, grid, folder, recorders),
         )
-        params, summary = _conclude(strategy, grid, folder, recorders)
+        params, summary = _conclude(strategy, grid, folder, recorders, test)
     finally:
         recorders.finish(summary)
     if recorders.failed:
@@ -200,14 +202,17 @@ def _after_round(
 
 
 def _conclude(
-    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders
+    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders, test: bool
 ) -> tuple[Params, Row]:
     """Choose the params on the validation clients, score the test clients, write the results."""
     experiment, state = strategy.experiment, strategy.state
     chosen, params = selected(state, experiment)
-    report = evaluate(experiment, grid, strategy.attendance, params, "test", state.round)
-    recorders.record({"round": state.round, "split": "test"} | report.row())
-    write_lines(folder / "clients.jsonl", client_rows(report))
+    tested: Row = {}
+    if test:
+        report = evaluate(experiment, grid, strategy.attendance, params, "test", state.round)
+        tested = {"test": report.row()}
+        recorders.record({"round": state.round, "split": "test"} | report.row())
+        write_lines(folder / "clients.jsonl", client_rows(report))
     _, private = first_params(experiment)
     model = own(private) | params
     write_checkpoint(folder / PARAMS, model, {"name": experiment.name, "round": chosen})
@@ -229,7 +234,7 @@ def _conclude(
         "bytes": {"down": int(tally.bytes_down), "up": int(tally.bytes_up)},
         "gradients": int(tally.gradients),
         "simulated_seconds": tally.simulated_seconds or None,
-        "test": report.row(),
+        **tested,
     }
     write_json(folder / "summary.json", summary)
     if experiment.evaluation.seen:

@@ -17,7 +17,7 @@ from fedmeta.types import Params
 from fedmeta.wire import short, size, unpack_replies
 from strategies.roster import sender
 
-BOUNDS = {"alpha": (0.5, 1.0), "loss_after": (0.0, float("inf"))}
+BOUNDS = {"alpha": (0.5, 1.0), "loss_after": (0.0, torch.finfo(torch.float32).max)}
 """What a client can truly say where its delta is weighed by it."""
 MAJORITY = 3
 """Deltas of a round of which one can be unlike the others."""
@@ -79,7 +79,7 @@ def check(
             dropped |= dict.fromkeys(clients, reason)
             continue
         sizes += [size(message.content) / (1 if read.summed else max(1, len(read.clients)))]
-        reply = drop_unusable(read)
+        reply = _truthful(drop_unusable(read), expected)
         dropped |= reply.failures
         if reply.clients:
             replies.append(reply)
@@ -122,15 +122,21 @@ def _broken(reply: Replies, asked: list[int], expected: Expected) -> str | None:
     for name in sorted({"examples", expected.weight_column, *expected.columns} - {"", "one"}):
         if name not in reply.columns:
             return f"the reply does not say {name} of its clients"
-    for name, (least, most) in BOUNDS.items():
-        if name in expected.columns and not _within(reply.columns[name], least, most):
-            return f"the reply has {name} outside {least:g} to {most:g}"
     leading = () if reply.summed else (len(reply.clients),)
     return _misfit(reply.deltas, expected.params, leading)
 
 
-def _within(values: Tensor, least: float, most: float) -> bool:
-    return bool(((values >= least) & (values <= most)).all())
+def _truthful(reply: Replies, expected: Expected) -> Replies:
+    """Without the clients that say what cannot be; of a sum, without any."""
+    good, names = torch.ones(len(reply.clients), dtype=torch.bool), BOUNDS.keys() & expected.columns
+    for least, most, name in ((*BOUNDS[name], name) for name in names if reply.clients):
+        good &= (reply.columns[name] >= least) & (reply.columns[name] <= most)
+    if good.all():
+        return reply
+    good &= not reply.summed
+    why = f"its {', '.join(sorted(names))} cannot be true"
+    lies = {c: why for c, ok in zip(reply.clients, good.tolist(), strict=True) if not ok}
+    return replace(some(reply, good), failures=reply.failures | lies)
 
 
 def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:
@@ -194,6 +200,6 @@ def some(reply: Replies, good: Tensor) -> Replies:
     return replace(
         reply,
         clients=clients,
-        deltas=select(reply.deltas, good),
+        deltas=reply.deltas if reply.summed else select(reply.deltas, good),
         columns=select(reply.columns, good),
     )

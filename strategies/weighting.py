@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fedmeta.types import Metrics
 from strategies.gathered import Gathered, Memory
 
 Normalise = Literal["sum", "mean", "none"]
@@ -41,8 +42,13 @@ class ByColumn(Weighting):
 
     def __call__(self, gathered: Gathered, memory: Memory) -> tuple[Tensor, Memory]:
         """The numbers, normalised."""
-        weights = gathered.columns.get(self.column, torch.ones(len(gathered), dtype=torch.float64))
+        weights = self.said(gathered.columns, len(gathered))
         return weights / self.total(weights), memory
+
+    def said(self, columns: Metrics, count: int) -> Tensor:
+        """The numbers as they are, float64 ``[clients]``."""
+        one = torch.ones(count, dtype=torch.float64)
+        return one if self.column == "one" else columns[self.column].double()
 
     def total(self, weights: Tensor) -> Tensor:
         """What is divided by."""
@@ -91,8 +97,9 @@ class Fair(Weighting):
         """The factors of the deltas in that step; their sum is below 1 where ``q`` is above 0."""
         loss = gathered.columns["loss_after"].clamp(min=SMALLEST_LOSS)
         steep, lengths = 1 / self.local_lr, gathered.lengths() / self.local_lr
-        estimates = self.q * loss ** (self.q - 1) * lengths**2 + steep * loss**self.q
-        return loss**self.q * steep / estimates.sum(), memory
+        powers = (loss / loss.max()) ** self.q  # a common factor, so that none overflows
+        estimates = powers * (self.q * lengths**2 / loss + steep)
+        return steep * powers / estimates.sum(), memory
 
 
 @dataclass(frozen=True)
@@ -140,11 +147,12 @@ class Stale(Weighting):
 
 def on_simplex(values: Tensor) -> Tensor:
     """The nearest point whose numbers are at least 0 and sum to 1 (Duchi et al., ICML 2008, Figure 1)."""
-    ordered = values.sort(descending=True).values
+    below = values - values.max()  # the same projection; in huge values a 1 would be lost
+    ordered = below.sort(descending=True).values
     ranks = torch.arange(1, len(values) + 1, dtype=values.dtype)
     excess = (ordered.cumsum(0) - 1) / ranks
     last = (ordered > excess).nonzero().max()
-    return (values - excess[last]).clamp(min=0)
+    return (below - excess[last]).clamp(min=0)
 
 
 WEIGHTINGS: dict[str, Weighting] = {

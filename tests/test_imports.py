@@ -21,7 +21,10 @@ DOORS = {
     "wandb": {"fedmeta/tracking/wandb.py"},
     "omegaconf": {"fedmeta/config.py"},
     "pooch": {"fedmeta/data/download.py"},
+    "datasets": {"fedmeta/data/partitions.py"},
+    "flwr_datasets": {"fedmeta/data/partitions.py"},
     "flwr.supercore": {"simulations/grid.py"},
+    "optuna": {"simulations/sweep/study.py"},
     "onnxruntime": {"simulations/export.py"},
     "executorch": {"simulations/export.py"},
     "flwr": {
@@ -33,6 +36,7 @@ DOORS = {
         "simulations/attackers.py",
         "simulations/executors/local.py",
         "simulations/executors/ray.py",
+        "simulations/executors/stoppable.py",
         "simulations/grid.py",
         "strategies/evaluation.py",
         "strategies/meta_strategy.py",
@@ -89,7 +93,7 @@ def test_nothing_unpickles() -> None:
             assert "allow_pickle=True" not in path.read_text(), path
 
 
-HEAVY = {"ray", "wandb", "scipy", "matplotlib", "pooch", "PIL", "tensorboard", "pandas"}
+HEAVY = {"ray", "wandb", "scipy", "matplotlib", "pooch", "PIL", "tensorboard", "pandas", "datasets"}
 DEVICE = """
 import sys
 from pathlib import Path

@@ -147,6 +147,14 @@ def log_tables(run: Any, tables: Mapping[str, Table]) -> None:
         run.log({name: wandb.Table(columns=list(table.columns), data=rows)})
 
 
+def create_sweep(told: Mapping[str, Any], settings: WandbSettings) -> str:
+    """Make a sweep on W&B; its path, as ``wandb agent`` takes it."""
+    import wandb
+
+    id = wandb.sweep(dict(told), entity=settings.entity, project=settings.project)
+    return "/".join(filter(None, [settings.entity, settings.project, id]))
+
+
 def _define(run: Any) -> None:
     """Which metric is drawn against which."""
     run.define_metric("progress/round", hidden=True)

@@ -17,13 +17,14 @@ def made(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     seeds = sorted({row["seed"] for row in rows})
     configs = sorted({str(row["config"]) for row in rows if row.get("config")})
     packages = ("fedmeta", "flwr", "torch", "scipy")
-    return [
+    said = [
         ("Scores", "Every client was scored on its query examples, which it never adapts on, and no "
          "validation or test client takes part in training."),
         ("Intervals", "95 %. Over seeds: Student's t of the seeds' means, for trainings with other seeds. "
          "Over clients: for other clients of the same trainings."),
-        ("Seeds", ", ".join(map(str, seeds)) or "none"),
-        ("Configs", ", ".join(configs) or "none"),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("Configs", ", ".join(configs)),
         ("Versions", ", ".join(f"{package} {version(package)}" for package in packages)
          + " (when the report was written)"),
     ]  # fmt: skip
+    return [(term, words) for term, words in said if words]

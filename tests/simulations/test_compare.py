@@ -1,21 +1,33 @@
-"""``fedmeta compare``: one row per run, nothing run twice, one failure harms no other."""
+"""``fedmeta compare``: one row per cell, nothing run twice, one failure harms no other."""
 
 import json
-import sys
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+from rich.console import Console
 from typer.testing import CliRunner
 
 from fedmeta.errors import ConfigError, RunFolderError
+from fedmeta.run_folder import read_lines, write_json
+from simulations.cells import Cell, run_task
 from simulations.cli import app
-from simulations.compare import Cell, cells, run_all
-from simulations.results import draw_curves, markdown_table, results
+from simulations.compare import run_all
+from simulations.grid_file import Grid
+from simulations.plan import cells_of
+from simulations.progress_view import ProgressView, last_round
+from simulations.rows import failed_row, read_row
 from simulations.run import run
 from strategies.opening import open_config
 from tests.simulations.conftest import CONFIGS, SMALL
+from tests.wandb_offline import history, kind, plain, read
 
 QUICKSTART = CONFIGS / "quickstart.yaml"
 
@@ -24,103 +36,245 @@ def fedmeta(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def two_seeds(out: Path, *overrides: str) -> list[Cell]:
-    return cells([QUICKSTART], [*SMALL, *overrides], [0, 1], False, out)
+def planned(out: Path, *overrides: str, seeds: tuple[int, ...] = (0, 1)) -> list[Cell]:
+    return cells_of([Grid.read(QUICKSTART)], [*SMALL, *overrides], seeds, False, out)
 
 
-def test_rows_are_written_once_and_shown_with_those_of_other_calls(tmp_path: Path) -> None:
-    words = ("compare", QUICKSTART, *SMALL, "--out", tmp_path, "--jobs", "1")
-    first = fedmeta(*words, "--seeds", "0,1")
-    assert (first.exit_code, first.stderr) == (0, "")
-    rows = sorted((tmp_path / "rows").iterdir())
-    assert [path.name for path in rows] == ["quickstart-0.json", "quickstart-1.json"]
-    written = [path.stat().st_mtime_ns for path in rows]
-    second = fedmeta(*words, "--seeds", "1")
-    assert "1 of 1 runs are done" in second.stdout
-    assert [path.stat().st_mtime_ns for path in rows] == written
-    (line,) = (tmp_path / "table.md").read_text().splitlines()[2:]
-    assert line.startswith("| quickstart | 2 | 4 x 6 |")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert max(map(len, second.stdout.splitlines()[1:-2])) <= 80
+def silent() -> Console:
+    return Console(file=StringIO(), width=200)
 
 
-def test_a_row_holds_what_the_run_says_and_is_of_that_config_alone(tmp_path: Path) -> None:
-    cell, _ = two_seeds(tmp_path)
-    assert run_all([cell], 1, print) == {}
-    row, summary = (
-        json.loads(path.read_text()) for path in (cell.row_file, cell.folder / "summary.json")
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, two_ray_cpus: None) -> tuple[Path, Result]:
+    """Two strategies with two seeds each, sent to W&B on the disk."""
+    out = tmp_path_factory.mktemp("compared")
+    words = ("compare", QUICKSTART, *SMALL, "tracking.tensorboard=true", "--out", out)
+    more = ("--strategies", "fedadam,fedyogi", "--seeds", "2", "--jobs", "2", "--wandb", "offline")
+    return out, fedmeta(*words, *more)
+
+
+def test_every_cell_leaves_a_row_and_the_table_shows_them(compared: tuple[Path, Result]) -> None:
+    out, said = compared
+    assert (said.exit_code, said.stderr) == (0, "")
+    names = [f"quickstart-{name}-{seed}" for name in ("fedadam", "fedyogi") for seed in (0, 1)]
+    assert [path.stem for path in sorted((out / "rows").iterdir())] == names
+    lines = (out / "table.md").read_text().splitlines()[2:]
+    assert sorted(line[:28] for line in lines) == [
+        "| fedadam | 2 | 4 x 6 | 0 | ",
+        "| fedyogi | 2 | 4 x 6 | 0 | ",
+    ]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert all(f"{name}: done, " in said.stdout for name in names)
+    assert max(map(len, said.stdout.splitlines()[1:-2])) <= 80
+    assert not (out / "runs" / names[0] / "plots" / "nothing").exists()
+
+
+def test_cells_of_a_seed_are_paired(compared: tuple[Path, Result]) -> None:
+    """The same clients, episodes and first params: before the first round all scores are equal."""
+    out, _ = compared
+    rows = {path.stem: read_row(path) for path in (out / "rows").iterdir()}
+    for seed in (0, 1):
+        adam, yogi = (rows[f"quickstart-{name}-{seed}"] for name in ("fedadam", "fedyogi"))
+        assert adam["val"][0]["loss"] == yogi["val"][0]["loss"]
+        assert adam["val"][-1]["loss"] != yogi["val"][-1]["loss"]
+        assert adam["test_clients"]["client"] == yogi["test_clients"]["client"]
+        assert adam["problem"] == yogi["problem"]
+        assert adam["setting"] != yogi["setting"]
+    zero, one = rows["quickstart-fedadam-0"], rows["quickstart-fedadam-1"]
+    assert zero["val"][0]["loss"] != one["val"][0]["loss"]
+    assert zero["problem"] == one["problem"]
+
+
+def test_what_is_finished_is_not_run_again(compared: tuple[Path, Result]) -> None:
+    out, _ = compared
+    written = {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()}
+    again = ("--strategies", "fedadam,fedyogi", "--seeds", "1,", "tracking.tensorboard=true")
+    more = fedmeta("compare", QUICKSTART, *SMALL, "--out", out, *again[:3], "0,1", *again[4:])
+    assert "4 of 4 cells are done" in more.stdout
+    assert {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()} == written
+
+
+def test_each_cell_is_a_run_of_the_comparisons_group_on_wandb(
+    compared: tuple[Path, Result],
+) -> None:
+    out, _ = compared
+    records = read(out / "runs" / "quickstart-fedyogi-1")
+    (run,) = (r.run for r in records if kind(r) == "run")
+    assert (run.run_group, run.job_type, list(run.tags)) == (out.name, "cell", ["fedyogi"])
+    config = plain(run.config.update)
+    assert (config["label_strategy"], config["contender"], config["seed"]) == ("fedyogi",) * 2 + (
+        1,
     )
-    assert row["test"]["after"] == summary["test"]["after"]
-    assert [point["round"] for point in row["val"]] == [0, 2, 4]
-    assert row["val"][-1]["minutes"] == pytest.approx(
-        sum(json.loads(line).get("seconds", 0) for line in (cell.folder / "metrics.jsonl").open())
-        / 60
-    )
-    assert cell.finished()
-    for change in ("learner.inner_lr=0.02", "rounds=5", "evaluation.steps=1"):
-        (other, _) = two_seeds(tmp_path, change)
-        with pytest.raises(RunFolderError, match=r"quickstart-0\.json: is of another config"):
-            other.finished()
-    cell.row_file.unlink()
-    with pytest.raises(RunFolderError, match=r"runs/quickstart-0: is of another config"):
-        two_seeds(tmp_path, "rounds=5")[0].finished()
+    assert config["learner"]["inner_lr"] == 0.01
+    summary = json.loads((out / "runs" / "quickstart-fedyogi-1" / "summary.json").read_text())
+    last = history(records)[
+        len(read_lines(out / "runs" / "quickstart-fedyogi-1" / "metrics.jsonl")) - 5
+    ]
+    assert last["progress/bytes"] <= summary["bytes"]["down"] + summary["bytes"]["up"]
+    pictures = {key for row in history(records) for key in row if key.startswith("plots/")}
+    assert "plots/learning_curve" in pictures  # drawn for W&B, which cells leave out
 
 
-def test_a_run_that_was_cut_short_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    whole, _ = two_seeds(tmp_path / "whole")
-    cut, _ = two_seeds(tmp_path / "cut")
+def test_the_comparison_is_a_run_of_its_group_with_ranking_and_statements(
+    compared: tuple[Path, Result],
+) -> None:
+    out, _ = compared
+    records = read(out)
+    (run,) = (r.run for r in records if kind(r) == "run")
+    assert (run.run_group, run.job_type, run.display_name) == (out.name, "comparison", out.name)
+    logged = {key: value for row in history(records) for key, value in row.items()}
+    (folder,) = (out / "wandb").glob("offline-run-*")
+    table = json.loads((folder / "files" / logged["ranking"]["path"]).read_text())
+    assert table["columns"][:3] == ["problem", "contender", "after adaptation"]
+    assert {row[1] for row in table["data"]} == {"fedadam", "fedyogi"}
+    said = json.loads((folder / "files" / logged["statements"]["path"]).read_text())["data"]
+    assert len(said) == 1
+    assert "on unseen clients" in said[0][1]
+    assert logged["plots/curves"]["_type"] == "image-file"
+
+
+def ray_actors() -> list[int]:
+    """Process ids of the pool's actors: Ray names them after their class."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue  # the process has ended meanwhile
+        if command.startswith(b"ray::Actor"):
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def troubled(
+    tmp_path_factory: pytest.TempPathFactory, two_ray_cpus: None
+) -> Iterator[tuple[Path, dict[str, str], str]]:
+    """Five cells: two whose workers are killed in mid-run, and three that begin with something odd."""
+    out = tmp_path_factory.mktemp("troubled")
+    killed = planned(out, "rounds=60", "name=killed")
+    cut, unbegun = planned(out, "name=odd")
+    (broken,) = cells_of([Grid.read(_broken(out))], SMALL, None, False, out)
+    half = open_config(QUICKSTART, [*SMALL, "name=odd", "rounds=2"])
     cut.folder.mkdir(parents=True)
-    half = open_config(QUICKSTART, [*cut.overrides, "rounds=2"])
     run(half, cut.folder)
     (cut.folder / "summary.json").unlink()
     config = cut.folder / "config.yaml"  # as a run of 4 leaves it that is killed after round 2
     config.write_text(config.read_text().replace("rounds: 2", "rounds: 4"))
-    assert run_all([whole, cut], 2, print) == {}
-    rows = [json.loads(cell.row_file.read_text()) for cell in (whole, cut)]
-    assert rows[0]["test"] == rows[1]["test"]
+    unbegun.folder.mkdir(parents=True)
+    (unbegun.folder / "log.txt").write_text("killed before its first checkpoint")
+    write_json(cut.row_file, failed_row(cut.experiment, cut.place, "no luck"))
+
+    def kill() -> None:
+        while not all(last_round(cell.folder) >= 3 for cell in killed):
+            time.sleep(0.02)
+        for pid in ray_actors():
+            os.kill(pid, signal.SIGKILL)
+
+    killer, console = threading.Thread(target=kill, daemon=True), silent()
+    killer.start()
+    failed = run_all([*killed, cut, unbegun, broken], 2, console)
+    killer.join(timeout=5)
+    yield out, failed, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def _broken(folder: Path) -> Path:
+    """A config whose data cannot be found: known only when it runs."""
+    text = (CONFIGS / "omniglot_maml.yaml").read_text()
+    (folder / "broken.yaml").write_text(
+        text.replace("ways: 5", f"ways: 5\n  root: {folder}/nowhere", 1)
+    )
+    return folder / "broken.yaml"
+
+
+def _alone(cell: Cell, out: Path) -> dict[str, Any]:
+    """The row of the same cell that nothing disturbs, without what a clock says."""
+    (alone,) = planned(out, f"name={cell.experiment.name}", f"rounds={cell.experiment.rounds}",
+                       seeds=(cell.experiment.seed,))  # fmt: skip
+    run_task(alone.task)
+    return timeless(read_row(alone.row_file))
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    val = [{key: value for key, value in point.items() if key != "minutes"} for point in row["val"]]
+    cost = {key: value for key, value in row["cost"].items() if key != "minutes"}
+    return row | {"minutes": 0, "val": val, "cost": cost}
+
+
+def test_killed_workers_are_replaced_and_their_cells_go_on_from_their_checkpoints(
+    troubled: tuple[Path, dict[str, str], str], tmp_path: Path
+) -> None:
+    """To the bit, and no round is recorded twice."""
+    out, failed, _ = troubled
+    cell, other = planned(out, "rounds=60", "name=killed")
+    assert not {cell.name, other.name} & failed.keys()
+    row = timeless(read_row(cell.row_file))
+    alone = _alone(cell, tmp_path / out.name)
+    assert row == alone
     trained = [
-        json.loads(line)["round"]
-        for line in (cut.folder / "metrics.jsonl").open()
-        if '"train"' in line
+        r["round"] for r in read_lines(cell.folder / "metrics.jsonl") if r["split"] == "train"
     ]
-    assert trained == [1, 2, 3, 4]
+    assert trained == list(range(1, 61))
 
 
-def test_a_failed_run_is_named_with_its_reason_and_the_others_stand(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.yaml"
-    omniglot = (CONFIGS / "omniglot_maml.yaml").read_text()
-    broken.write_text(omniglot.replace("ways: 5", f"ways: 5\n  root: {tmp_path}/nowhere", 1))
-    found = fedmeta("compare", QUICKSTART, broken, *SMALL, "--out", tmp_path / "out", "--jobs", "2")
-    assert found.exit_code == 1
-    assert "omniglot-maml-0: failed: error: " in found.stdout
-    assert found.stderr == "error: 1 of 2 runs failed: omniglot-maml-0\n"
-    assert (tmp_path / "out" / "rows" / "quickstart-0.json").exists()
-    assert "quickstart" in (tmp_path / "out" / "table.md").read_text()
+def test_a_cell_that_was_cut_short_goes_on_and_one_without_checkpoint_begins_anew(
+    troubled: tuple[Path, dict[str, str], str], tmp_path: Path
+) -> None:
+    out, failed, _ = troubled
+    cut, unbegun = planned(out, "name=odd")
+    assert not {cut.name, unbegun.name} & failed.keys()
+    for cell in (cut, unbegun):
+        assert timeless(read_row(cell.row_file)) == _alone(cell, tmp_path / out.name)
+    rounds = [r["round"] for r in read_lines(cut.folder / "metrics.jsonl") if r["split"] == "train"]
+    assert rounds == [1, 2, 3, 4]
 
 
-def test_a_row_that_is_none_is_refused(tmp_path: Path) -> None:
-    (cell, _) = two_seeds(tmp_path)
-    cell.row_file.parent.mkdir()
-    for content in ("{", "[]", '{"rounds": 1}'):
-        cell.row_file.write_text(content)
-        with pytest.raises(RunFolderError, match="is not a row of results"):
-            cell.finished()
+def test_a_failed_cell_is_named_with_its_reason_and_the_others_stand(
+    troubled: tuple[Path, dict[str, str], str],
+) -> None:
+    out, failed, said = troubled
+    assert list(failed) == ["omniglot-maml-0"]
+    assert "nowhere is not a folder" in failed["omniglot-maml-0"]
+    assert f"omniglot-maml-0: failed: {failed['omniglot-maml-0']}" in said
+    row = read_row(out / "rows" / "omniglot-maml-0.json")
+    assert (row["failed"], row["name"], row["seed"]) == (
+        failed["omniglot-maml-0"], "omniglot-maml", 0,
+    )  # fmt: skip
+    assert row["problem_name"] == "omniglot pooled 5-way 1-shot, 10 steps"
+    (cell,) = cells_of([Grid.read(out / "broken.yaml")], SMALL, None, False, out)
+    assert not cell.finished()  # so that it is tried again
+
+
+def test_a_row_is_of_its_config_alone(tmp_path: Path) -> None:
+    cell, _ = planned(tmp_path)
+    run_task(cell.task)
+    assert cell.finished()
+    for change in ("learner.inner_lr=0.02", "rounds=5", "evaluation.steps=1"):
+        with pytest.raises(RunFolderError, match=r"quickstart-0\.json: is of another config"):
+            planned(tmp_path, change)[0].finished()
+    cell.row_file.unlink()
+    with pytest.raises(RunFolderError, match=r"runs/quickstart-0: is of another config"):
+        planned(tmp_path, "rounds=5")[0].finished()
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["rounds=3"], "give one config or more"),
+        (["rounds=3"], "give a grid or a config, or more"),
         ([str(QUICKSTART), "--seeds", "0,x"], "--seeds must be numbers such as 0,1,2, got '0,x'"),
         ([str(QUICKSTART), "--seeds", "1,²"], "--seeds must be numbers such as 0,1,2, got '1,²'"),
+        ([str(QUICKSTART), "--seeds", "0"], "--seeds must be 1 or more, or seeds such as 0,3,7"),
         ([str(QUICKSTART), "--seeds", "1", "seed=2"], "seed must not be given with --seeds"),
         ([str(QUICKSTART), "--full", "rounds=5"], "rounds must not be given with --full"),
         ([str(QUICKSTART), str(QUICKSTART)], "'quickstart' with seed 0 twice"),
         ([str(QUICKSTART), "--full"], "published.rounds must be set for --full, got nothing"),
         (["nowhere.yaml"], "nowhere.yaml: cannot read the config"),
         ([str(QUICKSTART), "learner.inner_lr=-1"], "learner.inner_lr must be a finite number > 0"),
+        ([str(QUICKSTART), "--strategies", "fedavg,fedadm"], "cell fedadm: strategy.name must be"),
+        ([str(QUICKSTART), "--address", "127.0.0.1:1", "--jobs", "9"], "CPUs of the Ray cluster"),
     ],
 )
+@pytest.mark.usefixtures("two_ray_cpus")
 def test_bad_input_is_one_line_before_any_run(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
@@ -134,74 +288,43 @@ def test_bad_input_is_one_line_before_any_run(
 
 def test_full_takes_the_rounds_of_the_paper(tmp_path: Path) -> None:
     maml = CONFIGS / "reproduce" / "omniglot_5w1s" / "maml.yaml"
-    (cell,) = cells([maml], [], None, True, tmp_path)
+    (cell,) = cells_of([Grid.read(maml)], [], None, True, tmp_path)
     assert cell.experiment.rounds == 60_000
-
-
-def row(name: str, seed: int, score: float, **published: Any) -> dict[str, Any]:
-    after = {"accuracy": score, "accuracy_ci95": 0.005, "loss": 1.0, "loss_ci95": 0.1}
-    return {
-        "name": name, "seed": seed, "rounds": 3000, "clients": 32, "minutes": 20.4,
-        "published": published, "setting": "x", "evaluation": {}, "episodes": None,
-        "test": {"before": after | {"accuracy": 0.2}, "after": after, "curve": [after] * 4},
-        "val": [{"round": r, "minutes": r / 60} | after for r in (0, 100)],
-    }  # fmt: skip
-
-
-def test_intervals_go_over_seeds_where_there_are_several_and_else_over_clients() -> None:
-    """Three seeds of 0.90, 0.92, 0.94: sd 0.02, t(0.975, 2) = 4.302653, so 4.302653 * 0.02 / sqrt 3."""
-    rows = [row("a", seed, accuracy) for seed, accuracy in enumerate((0.90, 0.92, 0.94))]
-    several, alone = results([*rows, row("b", 0, 0.91)])
-    assert (several.name, several.mean) == ("a", pytest.approx(0.92))
-    assert several.half == pytest.approx(0.0496828, abs=1e-6)
-    assert (alone.name, alone.half) == ("b", 0.005)
-
-
-def test_the_best_comes_first_with_the_published_number_beside_it(tmp_path: Path) -> None:
-    rows = [row("a", 0, 0.9), row("b", 0, 0.95, accuracy=98.7, ci95=0.4, rounds=60000)]
-    found = results(rows)
-    assert markdown_table(found).splitlines()[2:] == [
-        "| b | 1 | 3,000 x 32 | 20 | 20.0 % | 95.00 ± 0.50 % |  | 3 | 98.7 ± 0.4 % | 60,000 |",
-        "| a | 1 | 3,000 x 32 | 20 | 20.0 % | 90.00 ± 0.50 % |  | 3 |  |  |",
-    ]
-    draw_curves(found, tmp_path / "x.png")
-    assert (tmp_path / "x.png").stat().st_size > 10_000
 
 
 def test_names_that_clash_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must differ"):
-        cells([QUICKSTART], [], [3, 3], False, tmp_path)
+        planned(tmp_path, seeds=(3, 3))
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_never_averaged() -> None:
-    rows = [row("a", 0, 0.5), row("a", 1, 0.9) | {"rounds": 5}, row("a", 2, 0.7) | {"setting": "y"}]
-    assert [result.mean for result in results(rows)] == [0.9, 0.7, 0.5]
-
-
-def test_an_interval_of_zero_is_a_number_and_clients_that_took_part_have_a_column() -> None:
-    flat = row("a", 0, 0.2)
-    flat["test"]["after"]["accuracy_ci95"] = 0.0
-    flat["seen"] = {"before": {"accuracy": 0.85}}
-    assert results([flat])[0].cells()[5:7] == ["20.00 ± 0.00 %", "85.0 %"]
-
-
-def test_a_run_that_dies_without_a_word_or_a_checkpoint_is_begun_anew(
+def test_without_a_terminal_it_says_now_and_then_where_the_cells_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell, _ = two_seeds(tmp_path)
+    cell, other = planned(tmp_path)
     cell.folder.mkdir(parents=True)
-    (cell.folder / "log.txt").write_text("killed before its first checkpoint")
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    assert run_all([cell], 1, print) == {cell.name: "exit code 1"}
-    monkeypatch.undo()
-    assert run_all([cell], 1, print) == {}
+    lines = [{"round": r, "split": "train", "long": "x" * 1000} for r in range(1, 100)]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (cell.folder / "metrics.jsonl").write_text(text + '{"round": 100, "spl')
+    assert (last_round(cell.folder), last_round(other.folder)) == (99, 0)
+    console = silent()
+    with ProgressView(console, 3) as view:
+        view.end("first", 1.25, "")
+        view.look([cell.task, other.task])
+        monkeypatch.setattr("simulations.progress_view.SILENCE", 0.0)
+        view.look([cell.task, other.task])
+    assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
+        "[1/3] first: done, 1.2 s",
+        "1 of 3 done; rounds: quickstart-0 99/4, quickstart-1 0/4",
+    ]
 
 
-def test_a_run_whose_results_cannot_be_read_is_a_failed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cell, other = two_seeds(tmp_path)
-    monkeypatch.setattr(sys, "executable", "/bin/true")  # says it is done, and has written nothing
-    failed = run_all([cell, other], 1, print)
-    assert failed.keys() == {cell.name, other.name}
-    assert "summary.json" in failed[cell.name]
+def test_on_a_terminal_there_is_a_bar_for_all_and_one_for_each_that_runs(tmp_path: Path) -> None:
+    cell, other = planned(tmp_path)
+    console = Console(file=StringIO(), force_terminal=True, width=100)
+    with ProgressView(console, 2) as view:
+        view.look([cell.task, other.task])
+        view.end(cell.name, 3.0, "no luck")
+        view.look([other.task])
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for text in ("all cells", "quickstart-1", "0/4", "1/2", "quickstart-0: failed: no luck"):
+        assert text in shown

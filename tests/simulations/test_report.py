@@ -1,4 +1,4 @@
-"""``fedmeta report``: every number on the page follows from the rows, and only from those of its problem."""
+"""``fedmeta report``: every number follows from the rows, and only from those of its problem."""
 
 import csv
 import json

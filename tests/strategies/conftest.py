@@ -13,7 +13,10 @@ from strategies.rules import Rules
 from strategies.stock import STRATEGIES
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
-NEEDED = {"custom": {"optimizer": "RMSprop", "options": {"momentum": 0.5}}}
+NEEDED = {
+    "custom": {"optimizer": "RMSprop", "options": {"momentum": 0.5}},
+    "flwr.QFedAvg": {"options": {"client_learning_rate": 1.0}},
+}
 
 
 @pytest.fixture(autouse=True)

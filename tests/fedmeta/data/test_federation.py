@@ -3,6 +3,8 @@
 import tracemalloc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedmeta.data import DATASETS
+from fedmeta.data.cifar10 import Cifar10
+from fedmeta.data.cifar10_files import SUBSET
 from fedmeta.data.federation import (
     SPLITS,
     ClientCounts,
@@ -50,9 +54,19 @@ GLYPHS = Omniglot(
     clients=COUNTS,
 )
 OWN_COUNTS = ClientCounts(train=7, val=2, test=3)
+PHOTOGRAPHS = Cifar10(
+    partition="classes",
+    classes=10,
+    images=6 * OWN_COUNTS.train,
+    ways=3,
+    shots=SHOTS,
+    queries=QUERIES,
+    clients=OWN_COUNTS,
+)
 OWN_CLASSES = OwnClasses(ways=3, shots=SHOTS, queries=QUERIES, shape_of_inputs=[1, 2, 2])
 OWN_VALUES = OwnValues(shots=SHOTS, queries=QUERIES, shape_of_inputs=[2])
 CASES: dict[str, Dataset] = {
+    "cifar10": PHOTOGRAPHS,
     "omniglot": GLYPHS,
     "omniglot, own labels": replace(GLYPHS, characters=5, labels="client"),
     "sinusoid": SINES,
@@ -61,8 +75,8 @@ CASES: dict[str, Dataset] = {
     "own values": OWN_VALUES,
 }
 """A new dataset needs its line here."""
-REGISTERED = [name for name, case in CASES.items() if not isinstance(case, OwnClasses | OwnValues)]
-"""Those whose clients are made when they are sampled; others have a file of each."""
+REGISTERED = [name for name, case in CASES.items() if isinstance(case, Omniglot | Sinusoid)]
+"""Those whose clients are made when they are sampled; others are all there from the start."""
 
 
 def shard(dataset: OwnClasses | OwnValues, client: int, split: Split) -> Shard:
@@ -74,6 +88,16 @@ def shard(dataset: OwnClasses | OwnValues, client: int, split: Split) -> Shard:
     pixels = torch.arange(4 * count)[:, None, None, None] + torch.tensor([[[0, 1], [client, 3]]])
     y = torch.arange(4).repeat_interleave(count)
     return Shard("own_classes", client, split, pixels.to(torch.uint8), y, ("a", "b", "c", "d"))
+
+
+def photographs(folder: Path) -> Path:
+    """Noise: 42 images of a class for training clients, 12 for those of validation, 18 to test."""
+    arrays, generator = {}, np.random.default_rng(0)
+    for part, count in (("train", 54), ("test", 18)):
+        arrays[f"x_{part}"] = generator.integers(0, 256, (10 * count, 32, 32, 3), np.uint8)
+        arrays[f"y_{part}"] = np.arange(10, dtype=np.uint8).repeat(count)
+    np.savez(folder / SUBSET, **arrays)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,11 @@ def opens(request: pytest.FixtureRequest, coded, tmp_path_factory) -> Opener:
                 write_shard(shard(dataset, client, split), folder / f"{client}.safetensors")
         dataset = replace(dataset, root=str(folder))
         return Opener(dataset, OWN_COUNTS, lambda seed: dataset.open(seed, CPU, DTYPE))
+
+    if isinstance(dataset, Cifar10):
+        dataset = replace(dataset, root=str(photographs(tmp_path_factory.mktemp("photographs"))))
+        dealt = cache(lambda seed: dataset.open(seed, CPU, DTYPE))
+        return Opener(dataset, OWN_COUNTS, lambda seed: dealt(seed % 3))  # dealing takes its time
 
     def openly(seed: int) -> Federation:
         if isinstance(dataset, Omniglot):
@@ -164,7 +193,7 @@ def test_another_address_gives_another_episode(opens, seed, round, clients) -> N
     assert not same(drawn, federation.draw(ids, 4, seed + 1, "train", round))
 
 
-@pytest.mark.parametrize("opens", REGISTERED, indirect=True)
+@pytest.mark.parametrize("opens", ["cifar10", *REGISTERED], indirect=True)
 @given(seed=seeds, round=rounds, clients=cohorts)
 @quick
 def test_another_seed_gives_clients_other_shards(opens, seed, round, clients) -> None:

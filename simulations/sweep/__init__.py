@@ -1,0 +1,1 @@
+"""Hyperparameter search: many trials of one config, judged by validation clients alone."""
