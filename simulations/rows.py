@@ -166,11 +166,9 @@ def _completed(row: Row) -> Row:
     ]
     missing: Mapping[str, Any] = {"labels": {}, "problem": None, "problem_name": "", "config": ""}
     if not row.get("failed"):
-        cost = (
-            {**unknown, "rounds": row["rounds"], "minutes": points[-1]["minutes"]}
-            if points
-            else None
-        )
+        spent = {"rounds": row["rounds"], "client_updates": row["rounds"] * row["clients"]}
+        spent["minutes"] = points[-1]["minutes"] if points else None
+        cost = unknown | spent
         missing = {**missing, "test_clients": None, "cost": cost, "seen": None, "sections": {}}
         row = row | {"val": points}
     return {**missing, **row}

@@ -68,7 +68,10 @@ def _sweep(
     from simulations.sync import Sender
 
     search = Search(found, out)
-    sender = Sender(wandb and wandb.value, lambda line: console.print(line, soft_wrap=True))
+    mode = wandb.word if wandb else None
+    if mode or found.probe.tracking.wandb.mode != "disabled":
+        require("tracking.wandb.mode", "server", "wandb")
+    sender = Sender(mode, lambda line: console.print(line, soft_wrap=True, markup=False))
     console.print(f"{found.trials - search.left} of {found.trials} trials are done")
     run_sweep(search, jobs, console, address, sender.cell)
     _show(found, search, out)

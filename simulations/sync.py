@@ -36,7 +36,7 @@ def sync(folders: Sequence[Path], mode: Mode | None, project: str | None) -> Ite
             settings = _chosen(_opened(run), mode, project)
             _or_say(run, lambda: send_run(run, settings))  # noqa: B023 (called at once)
             yield f"{run}: {settings.mode}, project {settings.project}"
-        if runs and runs[0] != folder:
+        if runs and (folder / "rows").is_dir():
             place = Place.read(runs[0])
             name = place.group if place else folder.name
             _or_say(folder, lambda: send_table(folder, read_rows([folder]), settings, name))  # noqa: B023
@@ -156,8 +156,8 @@ def _opened(folder: Path) -> Experiment:
 
 
 def _runs(folder: Path) -> list[Path]:
-    """A run folder, or those of a comparison."""
-    if (folder / "rows").is_dir():
+    """A run folder, or those of a comparison or a sweep."""
+    if (folder / "rows").is_dir() or (folder / "runs").is_dir():
         return [path.parent for path in sorted((folder / "runs").glob(f"*/{CONFIG}"))]
     return [folder]
 

@@ -21,7 +21,7 @@ class Gathered:
     clients: Tensor
     """Ids, int64 ``[clients]``."""
     deltas: Params
-    """``[clients, ...]``, server minus client."""
+    """``[clients, ...]``, server minus client; by name, for checkpoints keep no order of params."""
     columns: Metrics
     """What clients say of themselves, float64 ``[clients]``."""
     params: Params = field(default_factory=dict)
@@ -69,9 +69,10 @@ def gather(replies: Sequence[Replies], params: Params, round: int) -> Gathered:
     clients = torch.tensor([client for reply in replies for client in reply.clients])
     shared = set.intersection(*(set(reply.columns) for reply in replies))
     columns = [{name: reply.columns[name] for name in sorted(shared)} for reply in replies]
+    deltas = concatenate([reply.deltas for reply in replies])
     whole = Gathered(
         clients,
-        concatenate([reply.deltas for reply in replies]),
+        {name: deltas[name] for name in sorted(deltas)},
         {name: values.double() for name, values in concatenate(columns).items()},
         params,
         round,

@@ -189,7 +189,7 @@ class MetaStrategy(Strategy):
         self.state = replace(self.state, memory=arrived.memory)
         if arrived.gathered is None:
             self._enough(0, round)
-            return None, timed.now
+            return None, timed.began  # others begin at once
         return self.rules.weigh(arrived.gathered, arrived.memory), arrived.now
 
     def _enough(self, clients: int, round: int) -> bool:

@@ -57,9 +57,10 @@ class Rules:
     def weigh(self, gathered: Gathered, memory: Memory) -> Outcome:
         """The same of deltas that are side by side."""
         weights, weighed = self.weighting(gathered, memory)
+        memory = memory | weighed
         delta, counted, kept = self.aggregation(gathered, weights, memory)
         clients = gathered.clients.tolist()
-        return Outcome(delta, clients, counted, gathered.columns, memory | weighed | kept)
+        return Outcome(delta, clients, counted, gathered.columns, memory | kept)
 
     @staticmethod
     def _of_sums(replies: Sequence[Replies], weighting: ByColumn, memory: Memory) -> Outcome:

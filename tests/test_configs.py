@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedmeta.config import Experiment, load
+from fedmeta.config import Experiment, load, read_mapping
 from fedmeta.data.shard import Shard, write_shard
 from fedmeta.initial import first_params
 from simulations.run import run
 from strategies.stock import STRATEGIES
 
 ROOT = Path(__file__).parents[1] / "configs"
-CONFIGS = sorted(ROOT.rglob("*.yaml"))
+CONFIGS = [path for path in sorted(ROOT.rglob("*.yaml")) if "base" not in read_mapping(path)]
+"""Without grids and sweeps, which have tests of their own."""
 OTHER_COLUMNS = [
     path for path in CONFIGS if path.parent.name in ("omniglot_5w5s", "omniglot_20w1s")
 ]

@@ -1,5 +1,5 @@
-"""What a comparison says, as one page, as Markdown, as a table of clients or as a picture.
+"""What a comparison says, as a page, as Markdown, as a line for each client or as a picture.
 
-``problems`` sorts rows into problems and contenders, ``section`` says what they show of one problem
-(statements, tables, figures), and ``page``, ``markdown``, ``table`` and ``picture`` write it down.
+``contenders`` sorts rows into problems and contenders, ``section`` gathers what they show of one problem
+(statements, tables, figures); ``page``, ``markdown``, ``clients_csv`` and ``picture`` write it down.
 """

@@ -105,7 +105,7 @@ def _problem(rows: Sequence[Row]) -> Problem:
     contenders = [
         Contender(name, group) for name, group in zip(_names(groups), groups, strict=True)
     ]
-    better = 1 if contenders and contenders[0].measure == "accuracy" else 1
+    better = -1 if contenders and contenders[0].measure == "accuracy" else 1
     contenders.sort(key=lambda c: (better * c.mean(), c.name))
     failed = [row for row in rows if row.get("failed")]
     return Problem(_title(rows[0]), contenders, failed, rows[0].get("problem") is not None)

@@ -68,11 +68,16 @@ def adaptation(problem: Problem) -> Figure:
 
 def bands(problem: Problem) -> str:
     """What the bands of the charts are."""
+    mean = "mean over seeds" if seeds_of(problem) > 1 else "mean"
+    return f"Lines: {mean}. Bands: 95 % t interval over {units(problem)}."
+
+
+def units(problem: Problem) -> str:
+    """What intervals are over."""
     if seeds_of(problem) == 1:
-        return "Lines: mean. Bands: 95 % t interval over clients."
+        return "clients"
     single = any(len(contender.rows) == 1 for contender in problem.contenders)
-    of_one = " (with one seed over clients)" if single else ""
-    return f"Lines: mean over seeds. Bands: 95 % t interval over seeds{of_one}."
+    return "seeds (where there is one seed over clients)" if single else "seeds"
 
 
 def seeds_of(problem: Problem) -> int:

@@ -19,7 +19,8 @@ def made(problems: Sequence[Problem]) -> list[tuple[str, str]]:
     packages = ("fedmeta", "flwr", "torch", "scipy")
     said = [
         ("Scores", "Every client was scored on its query examples, which it never adapts on, and no "
-         "validation or test client takes part in training."),
+         "validation or test client takes part in training. Test scores are of the params of the round "
+         "that evaluation.select chooses."),
         ("Intervals", "95 %. Over seeds: Student's t of the seeds' means, for trainings with other seeds. "
          "Over clients: for other clients of the same trainings."),
         ("Seeds", ", ".join(map(str, seeds))),

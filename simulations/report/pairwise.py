@@ -109,7 +109,7 @@ def _pair(c: Comparison, order: Sequence[str], several: bool) -> list[Cell]:
 
 def _difference(c: Comparison | None) -> Cell:
     if c is None:
-        return Cell("")
+        return Cell("", 0.0)
     return Cell(SIGNS[c.verdict] + _amount(c, c.difference).text, c.difference, verdict=c.verdict)
 
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from simulations.fairness import gini, jain
 from simulations.report.charts import interval_chart
 from simulations.report.contenders import Contender, Problem
-from simulations.report.figures import seeds_of
+from simulations.report.figures import units
 from simulations.report.looks import Look
 from simulations.report.scales import Scale
 from simulations.report.tables import Cell, Table, number, score
@@ -22,9 +22,8 @@ def ranking(problem: Problem) -> Table:
     return Table(
         "Ranking",
         f"{problem.measure.capitalize()} of unseen test clients, ± half of the 95 % t interval over "
-        f"{'seeds (over clients for contenders with one seed)' if seeds_of(problem) > 1 else 'clients'}. "
-        "Intervals that overlap may still differ for sure, since contenders are compared on the same "
-        "clients and seeds: see the pairs.",
+        f"{units(problem)}. Intervals that overlap may still differ for sure, since contenders are "
+        "compared on the same clients and seeds: see the pairs.",
         [
             "contender",
             "after adaptation",

@@ -1,5 +1,6 @@
 """A table as a value: a page, Markdown and tests read the same."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, isnan
@@ -23,7 +24,12 @@ class Cell:
     graphic: Markup | None = None
     """Shown beside the text on a page."""
     verdict: str = ""
-    """``better`` or ``worse``, shown by colour besides the text."""
+    """``better``, ``worse`` or ``untold``, shown by colour besides the text."""
+
+    @property
+    def key(self) -> str:
+        """``order`` as JavaScript reads it: infinity is ``Infinity``."""
+        return json.dumps(self.order)
 
     @property
     def is_words(self) -> bool:

@@ -65,7 +65,8 @@ class Sweep:
                 prune=_switch({"prune": True} | found, "prune"),
                 overrides=tuple(overrides),
             )
-            return replace(sweep, space={key: sweep._typed(each) for key, each in space.items()})
+            probe = sweep.probe
+            return replace(sweep, space={key: _typed(each, probe) for key, each in space.items()})
 
     @cached_property
     def probe(self) -> Experiment:
@@ -99,14 +100,15 @@ class Sweep:
         named = {**sections, "name": name}
         return open_mapping(named, [*self.overrides, *more], str(self.base))
 
-    def _typed(self, found: Dimension) -> Dimension:
-        """The setting itself says whether it takes whole numbers."""
-        if isinstance(found, Choices):
-            return found
-        example: Any = self.probe.sections
-        for part in found.key.split("."):
-            example = example[part]
-        return replace(found, whole=whole(found, example))
+
+def _typed(found: Dimension, probe: Experiment) -> Dimension:
+    """The setting itself says whether it takes whole numbers."""
+    if isinstance(found, Choices):
+        return found
+    example: Any = probe.sections
+    for part in found.key.split("."):
+        example = example[part]
+    return replace(found, whole=whole(found, example))
 
 
 def _check_head(found: Mapping[str, Any]) -> None:
@@ -121,18 +123,17 @@ def _check_head(found: Mapping[str, Any]) -> None:
 
 
 def _check_apart(space: Mapping[str, Any], given: Sections, overrides: Sequence[str]) -> None:
-    """Nothing that varies may be set as well."""
+    """Nothing that varies may be set as well. What is set around it comes first, so that may stand."""
+    words = [override.partition("=")[0] for override in overrides]
     for key in space:
-        for where, fixed in (
-            ("set", list(given)),
-            ("override", [o.partition("=")[0] for o in overrides]),
-        ):
-            for other in fixed:
-                inside = f"{other}.".startswith(f"{key}.")
-                if inside or (where == "override" and f"{key}.".startswith(f"{other}.")):
-                    raise ConfigError(
-                        f"space.{key} varies, so {where} {other} cannot stand beside it"
-                    )
+        inside = [f"set {other}" for other in given if _within(other, key)]
+        inside += [f"override {o}" for o in words if _within(o, key) or _within(key, o)]
+        if inside:
+            raise ConfigError(f"space.{key} varies, so {inside[0]} cannot stand beside it")
+
+
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
 
 
 def _mapping(value: Any, key: str) -> dict[str, Any]:

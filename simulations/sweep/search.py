@@ -30,12 +30,11 @@ class Search:
         self._sweep, self._out, self._study = sweep, out, Study(sweep, out)
         self._cells: dict[str, list[Cell]] = {}
         self._numbers: dict[str, int] = {}
-        self._begun = list(self._study.begun())
 
     @property
     def left(self) -> int:
         """Trials that have not come to an end."""
-        return max(0, self._sweep.trials - len(self._study)) + len(self._begun)
+        return max(0, self._sweep.trials - len(self._study)) + len(list(self._study.begun()))
 
     def jobs(self, say: Callable[[str, str], None]) -> Iterator[Job]:
         """First what an earlier call had begun. ``say`` hears why a trial makes no valid config."""
@@ -91,7 +90,7 @@ class Search:
         return self._study.outcomes()
 
     def _proposed(self) -> Iterator[tuple[int, Values]]:
-        yield from self._begun
+        yield from self._study.begun()
         while len(self._study) < self._sweep.trials:
             yield self._study.ask()
 

@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the sweep")
     parser.add_argument("--override", action="append", default=[], help="key=value of every trial")
     parser.add_argument("words", nargs="*", help="key=value of this trial")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     guard(lambda: _run(given.file, given.out, given.override, given.words), debug=False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedmeta.config import Experiment, build, load, parse
+from fedmeta.config import Experiment, build, load, parse, read_mapping
 from fedmeta.data.federation import Changes
 from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError, InputError
@@ -27,7 +27,8 @@ strategy: {name: fedavg}
 cohort: {clients: 4}
 evaluation: {every: 1, steps: 2, clients: 2}
 """
-files = pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+EXPERIMENTS = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "base" not in read_mapping(path)]
+files = pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 
 
 def read(*overrides: str) -> Experiment:

@@ -254,7 +254,18 @@ def test_what_differs_from_client_to_client_may_be_any_nest(engine: Engine) -> N
     assert without.state == {}
 
 
-MODEL_OF = dict(zip(LEARNER_CASES, cycle(MODEL_CASES), strict=False))
+LONG = (
+    "imaml",
+    "imaml newton",
+    "per-fedavg",
+    "pfedme",
+    "boil",
+    "reptile",
+    "maml film",
+    "maml one rate",
+)
+"""Learners whose programs through convolutions or norms are long, beside others that are as long."""
+MODEL_OF = dict(zip(LEARNER_CASES, cycle(MODEL_CASES), strict=False)) | dict.fromkeys(LONG, "mlp")
 """Each learner with one of the models: recording takes seconds."""
 EVERY = [
     pytest.param(*case, marks=pytest.mark.slow)

@@ -31,7 +31,7 @@ def test_the_seed_decides_what_a_federation_begins_with() -> None:
 
 
 def test_a_run_can_begin_with_the_params_that_another_ended_with(tmp_path: Path) -> None:
-    found = run(small(), tmp_path / "run").params
+    found = run(small(), tmp_path / "run", pictures=False).params
     file = tmp_path / "run" / "params.safetensors"
     begun, private = first_params(small(f"start={file}", "seed=5"))
     assert private == {}
@@ -86,9 +86,10 @@ def test_a_file_of_a_deeper_or_shallower_model_is_refused(tmp_path: Path) -> Non
 
 
 def test_what_a_run_leaves_has_the_params_that_never_travelled_too(tmp_path: Path) -> None:
-    run(small("learner.adapt=head", "learner.freeze=true"), tmp_path / "run")
+    frozen = small("learner.adapt=head", "learner.freeze=true")
+    run(frozen, tmp_path / "run", pictures=False)
     left, _ = read_checkpoint(tmp_path / "run" / "params.safetensors")
-    _, stays = first_params(small("learner.adapt=head", "learner.freeze=true"))
+    _, stays = first_params(frozen)
     assert left.keys() == NET.keys()
     assert all(left[name].equal(value) for name, value in stays.items())
 

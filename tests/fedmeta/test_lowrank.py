@@ -257,8 +257,7 @@ def test_adapted_weights_are_never_formed(relative_error, learner: str) -> None:
     assert formed(program.run, (6, 64, 48)) == []
 
 
-@settings(deadline=None, max_examples=6, derandomize=True)
-@given(
+any_shape = given(
     learner=st.sampled_from(sorted(LEARNERS)),
     ways=st.integers(2, 4),
     shots=st.integers(1, 3),
@@ -266,6 +265,18 @@ def test_adapted_weights_are_never_formed(relative_error, learner: str) -> None:
     hidden=st.lists(st.integers(1, 30), min_size=1, max_size=2),
     clients=st.integers(1, 5),
 )
+
+
+@settings(deadline=None, max_examples=2, derandomize=True)
+@any_shape
 def test_any_shape(relative_error, learner, ways, shots, queries, hidden, clients) -> None:
+    objective, own = wide(ways, shots, queries, hidden, clients)
+    equal_to_loop(relative_error, learner, objective, own, chunk=3)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=20, derandomize=True)
+@any_shape
+def test_any_of_many_shapes(relative_error, learner, ways, shots, queries, hidden, clients) -> None:
     objective, own = wide(ways, shots, queries, hidden, clients)
     equal_to_loop(relative_error, learner, objective, own, chunk=3)

@@ -15,7 +15,7 @@ from fedmeta.engines import candidates as kinds
 from fedmeta.engines import planner, search, trials
 from fedmeta.engines.compiled import Compiled
 from fedmeta.engines.loop import Loop
-from fedmeta.engines.lowrank import keep_factors
+from fedmeta.engines.lowrank import Lowrank, keep_factors
 from fedmeta.engines.planner import Planner
 from fedmeta.engines.plans import Plan, recall, remember
 from fedmeta.engines.products import multiply_by_onednn
@@ -159,8 +159,9 @@ def test_a_short_run_is_not_spent_on_searching(monkeypatch, caplog) -> None:
     assert "(too short a run to try recorded, channels_last, lowrank)" in caplog.text
 
 
-def test_a_very_short_run_is_not_measured_at_all() -> None:
+def test_a_very_short_run_is_not_measured_at_all(monkeypatch) -> None:
     """499 clients in all rounds, and 500."""
+    candidates(monkeypatch, vmap=Vmap)
     engine = Planner(EngineSettings())
     planned(engine, work(calls=planner.FEW // CLIENTS))
     assert engine.chosen == []
@@ -169,6 +170,7 @@ def test_a_very_short_run_is_not_measured_at_all() -> None:
 
 
 def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
+    candidates(monkeypatch, vmap=Vmap)
     planned(Planner(EngineSettings()), work())
     (file,) = cache.rglob("*.json")
 
@@ -190,11 +192,14 @@ def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
 def test_whatever_is_chosen_gives_the_numbers_of_the_loop(
     monkeypatch, relative_error, fastest: str
 ) -> None:
+    alone = {name: kind for name, kind in kinds.CANDIDATES.items() if name == fastest}
+    candidates(monkeypatch, **alone)
     times(monkeypatch, **{fastest.replace("_", ""): 0.1})
     task = work().exact()
     engine = Planner(EngineSettings())
     for _ in range(2):
         found = planned(engine, task)
+        assert type(chosen(engine)) is alone.get(fastest, Loop)
         assert relative_error(found, task.run(Loop())[0]) < 1e-12
 
 
@@ -202,6 +207,7 @@ def test_products_by_onednn_are_taken_where_they_are_faster(
     monkeypatch, relative_error, caplog, cache: Path
 ) -> None:
     """And found again in the cache."""
+    candidates(monkeypatch, recorded=Recorded)
     times(monkeypatch, recorded=0.2, recorded_onednn=0.1)
     task, engine = work(), Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
@@ -228,6 +234,7 @@ def test_wrong_products_are_not_used(monkeypatch, caplog) -> None:
         return replace(engine, passes=(wrongly, multiply_by_onednn), programs=[])
 
     monkeypatch.setitem(kinds.VARIANTS, "onednn", (wrong, 1))
+    candidates(monkeypatch, recorded=Recorded)
     times(monkeypatch, recorded=0.2, recorded_onednn=0.1)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
@@ -272,6 +279,7 @@ def test_wrong_machine_code_is_not_used(monkeypatch, caplog) -> None:
         return run
 
     monkeypatch.setattr(torch._inductor, "compile", compile_wrongly)
+    candidates(monkeypatch, recorded=Recorded)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
         planned(engine, work(learner=REPTILE))
@@ -283,6 +291,7 @@ def test_wrong_machine_code_is_not_used(monkeypatch, caplog) -> None:
 def test_another_program_may_be_faster_compiled_than_the_fastest(monkeypatch, caplog) -> None:
     """Here as its own operations, as if they were machine code."""
     monkeypatch.setattr(torch._inductor, "compile", lambda program, example: program.forward)
+    candidates(monkeypatch, recorded=Recorded, lowrank=Lowrank)
     times(monkeypatch, recorded=0.1, lowrank=0.15, compiled=0.09, compiled_lowrank=0.05)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
@@ -297,6 +306,7 @@ def test_another_program_may_be_faster_compiled_than_the_fastest(monkeypatch, ca
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own
 def test_without_a_compiler_the_program_is_replayed(monkeypatch, caplog) -> None:
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    candidates(monkeypatch, recorded=Recorded)
     engine = Planner(EngineSettings())
     with caplog.at_level(logging.INFO):
         planned(engine, work(learner=REPTILE))
@@ -322,8 +332,9 @@ def test_an_engine_that_gives_no_number_is_not_chosen(monkeypatch) -> None:
     assert chosen(engine) == Loop()
 
 
-def test_a_cohort_without_numbers_decides_nothing(cache: Path) -> None:
+def test_a_cohort_without_numbers_decides_nothing(monkeypatch, cache: Path) -> None:
     """The first client's images are no numbers; the next cohort's are."""
+    candidates(monkeypatch, vmap=Vmap)
     engine, task = Planner(EngineSettings()), work()
     bad = replace(task, each=tree_map(torch.clone, task.each))
     bad.each.episodes.support.x[0] = torch.nan

@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import ray
 
@@ -62,7 +61,7 @@ def program(name: str, *words: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def start_ray(**more: Any) -> None:
+def start_ray() -> None:
     """A Ray of two CPUs on this machine, whatever cluster there is already."""
     ray.init(
         "local",
@@ -70,5 +69,4 @@ def start_ray(**more: Any) -> None:
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        **more,
     )

@@ -74,6 +74,7 @@ def row(
             "simulated_seconds": rounds * 1.5,
         },
         "sections": {
+            "name": name,
             "seed": seed,
             "rounds": rounds,
             "strategy": {"name": name.split(" ")[0], "lr": round(skill / 100, 4)},

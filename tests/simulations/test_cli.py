@@ -1,6 +1,7 @@
 """Bad input is one line that names the culprit, exit code 2, and leaves nothing behind."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small run that has ended."""
+    folder = tmp_path_factory.mktemp("finished") / "done"
+    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", str(folder)).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def done(here: Path, finished: Path) -> Path:
+    """A copy of it in the working folder."""
+    return shutil.copytree(finished, here / "done")
 
 
 @pytest.mark.parametrize(
@@ -156,11 +171,10 @@ def test_a_run_folder_that_cannot_be_made(here: Path) -> None:
     assert "file/run" in line
 
 
-def test_a_log_that_cannot_be_written(here: Path) -> None:
+def test_a_log_that_cannot_be_written(done: Path) -> None:
     """A finished run whose log has become a folder, as a stand-in for any refusal of the disk."""
-    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
-    (here / "done" / "log.txt").unlink()
-    (here / "done" / "log.txt").mkdir()
+    (done / "log.txt").unlink()
+    (done / "log.txt").mkdir()
     line = refused(fedmeta("run", "--resume", "done"))
     assert "done/log.txt: cannot be written" in line
 
@@ -185,16 +199,14 @@ def test_resume_needs_a_run_folder(here: Path) -> None:
     assert "not a run folder" in refused(fedmeta("run", "--resume", str(here)))
 
 
-def test_a_checkpoint_of_another_config(here: Path) -> None:
-    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
-    before = {path: path.read_bytes() for path in (here / "done").rglob("*") if path.is_file()}
+def test_a_checkpoint_of_another_config(done: Path) -> None:
+    before = {path: path.read_bytes() for path in done.rglob("*") if path.is_file()}
     line = refused(fedmeta("run", "--resume", "done", "learner.inner_lr=0.5"))
     assert "another config" in line
-    assert {p: p.read_bytes() for p in (here / "done").rglob("*") if p.is_file()} == before
+    assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
 
 
-def test_fewer_rounds_than_lie_behind(here: Path) -> None:
-    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+def test_fewer_rounds_than_lie_behind(done: Path) -> None:
     assert "at least the 4 rounds" in refused(fedmeta("run", "--resume", "done", "rounds=3"))
 
 
@@ -209,9 +221,8 @@ def test_an_init_that_diverges_on_everybody_says_so(here: Path) -> None:
     assert not (here / "run").exists()
 
 
-def test_a_broken_checkpoint(here: Path) -> None:
-    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
-    checkpoint = here / "done/checkpoint/state.safetensors"
+def test_a_broken_checkpoint(done: Path) -> None:
+    checkpoint = done / "checkpoint/state.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:200])
     assert "not a readable checkpoint" in refused(fedmeta("run", "--resume", "done"))
 
@@ -264,10 +275,9 @@ def test_list_names_everything_with_its_paper() -> None:
     assert "McMahan" in result.output
 
 
-def test_evaluate_again_gives_the_same_scores(here: Path) -> None:
-    assert fedmeta("run", QUICKSTART, *SMALL, "--run-dir", "done").exit_code == 0
+def test_evaluate_again_gives_the_same_scores(done: Path) -> None:
     assert fedmeta("evaluate", "done").exit_code == 0
-    summary, again = ((here / "done" / f).read_text() for f in ("summary.json", "evaluation.json"))
+    summary, again = ((done / f).read_text() for f in ("summary.json", "evaluation.json"))
     assert json.loads(summary)["test"] == json.loads(again)["test"]
 
 

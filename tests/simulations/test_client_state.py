@@ -20,7 +20,7 @@ from strategies.opening import open_old
 from strategies.sampling import sample
 from strategies.state import CHECKPOINT, STATES, load_state
 from tests.simulations.conftest import STATEFUL, small_with
-from tests.simulations.test_resume import rows, start, wait_for_rounds
+from tests.simulations.test_resume import ROUNDS, rows, start, wait_for_rounds
 
 EXACT = ("engine.name=loop", "cohort.replies=each")
 FEW = ("data.clients.train=9", "evaluation.every=5")
@@ -30,7 +30,7 @@ every_learner = pytest.mark.parametrize("learner", STATEFUL)
 def trained(folder: Path, learner: str, *overrides: str, resume: bool = False) -> Params:
     folder.mkdir(exist_ok=True)
     experiment = small_with(folder.parent, STATEFUL[learner], *FEW, *overrides)
-    run(experiment, folder, resume=resume)
+    run(experiment, folder, resume=resume, pictures=False)
     assert "failed_recorders" not in json.loads((folder / "summary.json").read_text())
     return load_state(folder, experiment).params
 
@@ -110,23 +110,23 @@ def test_a_run_without_its_states_goes_on_otherwise(tmp_path: Path) -> None:
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, learner: str) -> None:
     folder, whole = tmp_path / "killed", tmp_path / "whole"
     small_with(tmp_path, STATEFUL[learner])
-    process = start(folder, tmp_path / "config.yaml", rounds=100)
-    wait_for_rounds(folder, 20)
+    process = start(folder, tmp_path / "config.yaml")
+    wait_for_rounds(folder, 10)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert len([row for row in rows(folder) if row["split"] == "train"]) < 100
+    assert len([row for row in rows(folder) if row["split"] == "train"]) < ROUNDS
     experiment, _ = open_old(folder, None, [])
-    run(experiment, folder, resume=True)
+    run(experiment, folder, resume=True, pictures=False)
     whole.mkdir()
-    run(experiment, whole)
+    run(experiment, whole, pictures=False)
     found, expected = (load_state(path, experiment).params for path in (folder, whole))
     assert same(found, expected)
     assert kept(folder) == kept(whole)
 
 
 @pytest.mark.usefixtures("two_ray_cpus")
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("learner", ["ditto", "fedper"])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("learner", ["ditto", pytest.param("fedper", marks=pytest.mark.slow)])
 def test_clients_keep_their_states_whichever_worker_they_meet(
     tmp_path: Path, learner: str, workers: int
 ) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.run_folder import read_lines, write_json
-from simulations.cells import Cell, run_task
+from simulations.cells import Cell, Task, run_task
 from simulations.cli import app
 from simulations.compare import run_all
 from simulations.grid_file import Grid
@@ -26,6 +26,7 @@ from simulations.progress_view import ProgressView, last_round
 from simulations.rows import failed_row, read_row
 from simulations.run import run
 from strategies.opening import open_config
+from strategies.state import CHECKPOINT
 from tests.simulations.conftest import CONFIGS, SMALL
 from tests.wandb_offline import history, kind, plain, read
 
@@ -66,7 +67,6 @@ def test_every_cell_leaves_a_row_and_the_table_shows_them(compared: tuple[Path, 
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert all(f"{name}: done, " in said.stdout for name in names)
     assert max(map(len, said.stdout.splitlines()[1:-2])) <= 80
-    assert not (out / "runs" / names[0] / "plots" / "nothing").exists()
 
 
 def test_cells_of_a_seed_are_paired(compared: tuple[Path, Result]) -> None:
@@ -88,8 +88,8 @@ def test_cells_of_a_seed_are_paired(compared: tuple[Path, Result]) -> None:
 def test_what_is_finished_is_not_run_again(compared: tuple[Path, Result]) -> None:
     out, _ = compared
     written = {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()}
-    again = ("--strategies", "fedadam,fedyogi", "--seeds", "1,", "tracking.tensorboard=true")
-    more = fedmeta("compare", QUICKSTART, *SMALL, "--out", out, *again[:3], "0,1", *again[4:])
+    words = ("compare", QUICKSTART, *SMALL, "tracking.tensorboard=true", "--out", out)
+    more = fedmeta(*words, "--strategies", "fedadam,fedyogi", "--seeds", "0,1")
     assert "4 of 4 cells are done" in more.stdout
     assert {path: path.stat().st_mtime_ns for path in (out / "rows").iterdir()} == written
 
@@ -106,11 +106,6 @@ def test_each_cell_is_a_run_of_the_comparisons_group_on_wandb(
         1,
     )
     assert config["learner"]["inner_lr"] == 0.01
-    summary = json.loads((out / "runs" / "quickstart-fedyogi-1" / "summary.json").read_text())
-    last = history(records)[
-        len(read_lines(out / "runs" / "quickstart-fedyogi-1" / "metrics.jsonl")) - 5
-    ]
-    assert last["progress/bytes"] <= summary["bytes"]["down"] + summary["bytes"]["up"]
     pictures = {key for row in history(records) for key in row if key.startswith("plots/")}
     assert "plots/learning_curve" in pictures  # drawn for W&B, which cells leave out
 
@@ -134,22 +129,34 @@ def test_the_comparison_is_a_run_of_its_group_with_ranking_and_statements(
 
 
 def ray_actors() -> list[int]:
-    """Process ids of the pool's actors: Ray names them after their class."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue  # the process has ended meanwhile
-        if command.startswith(b"ray::Actor"):
-            found.append(int(entry.name))
-    return found
+    """Process ids of the pool's actors, named after their class: those of this process's Ray alone."""
+    return [
+        pid
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        if _read(pid, "cmdline").startswith("ray::Actor") and os.getpid() in _ancestors(pid)
+    ]
+
+
+def _ancestors(pid: int) -> Iterator[int]:
+    while pid > 1:
+        status = dict(
+            line.split(":\t", 1) for line in _read(pid, "status").splitlines() if ":\t" in line
+        )
+        pid = int(status.get("PPid", 0))
+        yield pid
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return (Path("/proc") / str(pid) / name).read_text(errors="replace")
+    except OSError:
+        return ""  # the process has ended meanwhile
 
 
 @pytest.fixture(scope="module")
 def troubled(
     tmp_path_factory: pytest.TempPathFactory, two_ray_cpus: None
-) -> Iterator[tuple[Path, dict[str, str], str]]:
+) -> tuple[Path, dict[str, str], str]:
     """Five cells: two whose workers are killed in mid-run, and three that begin with something odd."""
     out = tmp_path_factory.mktemp("troubled")
     killed = planned(out, "rounds=60", "name=killed")
@@ -175,7 +182,7 @@ def troubled(
     killer.start()
     failed = run_all([*killed, cut, unbegun, broken], 2, console)
     killer.join(timeout=5)
-    yield out, failed, console.file.getvalue()  # type: ignore[attr-defined]
+    return out, failed, console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def _broken(folder: Path) -> Path:
@@ -240,9 +247,31 @@ def test_a_failed_cell_is_named_with_its_reason_and_the_others_stand(
     assert (row["failed"], row["name"], row["seed"]) == (
         failed["omniglot-maml-0"], "omniglot-maml", 0,
     )  # fmt: skip
-    assert row["problem_name"] == "omniglot pooled 5-way 1-shot, 10 steps"
+    assert row["problem_name"] == "omniglot pooled 5-way 1-shot, 2 steps"
     (cell,) = cells_of([Grid.read(out / "broken.yaml")], SMALL, None, False, out)
     assert not cell.finished()  # so that it is tried again
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+def test_an_interrupt_ends_the_workers_and_leaves_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, other = planned(tmp_path, "rounds=5000")
+
+    def look(view: ProgressView, running: list[Task]) -> None:
+        if any(last_round(task.folder) >= 2 for task in running):
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
+
+    monkeypatch.setattr(ProgressView, "look", look)
+    with pytest.raises(KeyboardInterrupt):
+        run_all([cell, other], 1, silent())
+    assert (cell.folder / CHECKPOINT).exists()
+    assert not cell.finished()
+    assert not other.folder.exists()
+    deadline = time.monotonic() + 20
+    while ray_actors() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray_actors() == []
 
 
 def test_a_row_is_of_its_config_alone(tmp_path: Path) -> None:
@@ -271,10 +300,8 @@ def test_a_row_is_of_its_config_alone(tmp_path: Path) -> None:
         (["nowhere.yaml"], "nowhere.yaml: cannot read the config"),
         ([str(QUICKSTART), "learner.inner_lr=-1"], "learner.inner_lr must be a finite number > 0"),
         ([str(QUICKSTART), "--strategies", "fedavg,fedadm"], "cell fedadm: strategy.name must be"),
-        ([str(QUICKSTART), "--address", "127.0.0.1:1", "--jobs", "9"], "CPUs of the Ray cluster"),
     ],
 )
-@pytest.mark.usefixtures("two_ray_cpus")
 def test_bad_input_is_one_line_before_any_run(
     tmp_path: Path, words: list[str], message: str
 ) -> None:

@@ -23,7 +23,7 @@ LOSSY = ("float16", "bfloat16", "int8", "topk")
 def trained(folder: Path, *overrides: str) -> Params:
     experiment = small(*EACH, *overrides)
     folder.mkdir()
-    run(experiment, folder)
+    run(experiment, folder, pictures=False)
     return load_state(folder, experiment).params
 
 
@@ -84,14 +84,14 @@ def test_three_rounds_and_two_more_equal_five(tmp_path: Path, form: str) -> None
         (own / "residuals" / str(client)).mkdir(exist_ok=True)
         (own / "residuals" / str(client) / "4.safetensors").write_bytes(b"of a process that died")
     experiment, _ = open_old(tmp_path / "split", None, ["rounds=5"])
-    run(experiment, tmp_path / "split", resume=True)
+    run(experiment, tmp_path / "split", resume=True, pictures=False)
     assert same(load_state(tmp_path / "split", experiment).params, whole)
 
 
 def test_residuals_lie_beside_the_states_of_clients_that_keep_some(tmp_path: Path) -> None:
     experiment = small_with(tmp_path, STATEFUL["fedper"], *EACH, "wire.deltas=int8", "rounds=2")
     (tmp_path / "run").mkdir()
-    run(experiment, tmp_path / "run")
+    run(experiment, tmp_path / "run", pictures=False)
     found = residuals(tmp_path / "run")
     states = {name for name in found if not name.startswith("residuals/")}
     assert states

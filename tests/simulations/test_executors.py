@@ -2,106 +2,131 @@
 
 import os
 import signal
-import subprocess
-import sys
-import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import ray
 import torch
+from flwr.app import ArrayRecord, Error, RecordDict
+from typer.testing import CliRunner
 
-from fedmeta.data import DATASETS
-from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError
 from fedmeta.types import Params
-from simulations.executors.ray import ATTEMPTS, RayExecutor, gpu_share
+from fedmeta.wire import unpack_work
+from simulations.cli import app
+from simulations.executors import ray as executor
+from simulations.executors.ray import ATTEMPTS, RayExecutor, Worker, gpu_share
 from simulations.grid import CohortGrid
 from simulations.run import run
 from strategies.opening import open_old
 from strategies.roster import Attendance
 from strategies.state import load_state
-from tests.simulations.conftest import CONFIGS, SMALL, program, small
+from tests.simulations.conftest import CONFIGS, SMALL, small
 
 EACH = ("engine.name=loop", "cohort.replies=each")
+RAY = "engine.executor=ray"
+QUICKSTART = str(CONFIGS / "quickstart.yaml")
+slow = pytest.mark.slow
 
 
 def trained(folder: Path, *overrides: str) -> Params:
     experiment = small(*overrides)
     folder.mkdir()
-    run(experiment, folder)
+    run(experiment, folder, pictures=False)
     return load_state(folder, experiment).params
 
 
-def ray_workers() -> list[int]:
-    """Process ids of this test's Ray actors: Ray names them after their class."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue  # the process has ended meanwhile
-        if command.startswith(b"ray::Worker"):
-            found.append(int(entry.name))
-    return found
+def same(a: Params, b: Params) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def deadly(mark: Path | None = None) -> type[Worker]:
+    """A worker that is killed over round 3, when it has computed its reply: the first one, or all."""
+
+    class Deadly(Worker):
+        def answer(
+            self, message_type: str, params: ArrayRecord, rest: RecordDict
+        ) -> RecordDict | Error:
+            found = super().answer(message_type, params, rest)
+            if message_type == "train" and unpack_work(rest).round == 3 and self._is_next():
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        def _is_next(self) -> bool:
+            if mark is None:
+                return True
+            try:
+                mark.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            return True
+
+    return Deadly
 
 
 @pytest.mark.usefixtures("two_ray_cpus")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=slow), 2])
 def test_ray_is_bitwise_local_with_the_loop_and_a_reply_per_client(
     tmp_path: Path, workers: int
 ) -> None:
     local = trained(tmp_path / "local", *EACH)
-    remote = trained(tmp_path / "ray", *EACH, "engine.executor=ray", f"engine.workers={workers}")
-    assert all(torch.equal(local[name], remote[name]) for name in local)
+    remote = trained(tmp_path / "ray", *EACH, RAY, f"engine.workers={workers}")
+    assert same(local, remote)
 
 
-@pytest.mark.usefixtures("two_ray_cpus")
-def test_ray_is_local_to_1e5_with_vmap_and_summed_replies_after_20_rounds(tmp_path: Path) -> None:
-    local = trained(tmp_path / "local", "rounds=20")
-    remote = trained(tmp_path / "ray", "rounds=20", "engine.executor=ray")
+TWENTY = ("rounds=20", "evaluation.every=10")
+
+
+@pytest.fixture(scope="module")
+def twenty(
+    two_ray_cpus: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Params, list[object]]:
+    """Twenty rounds on two workers, vectorised and summed: the params, and what was stored for them."""
+    stored: list[object] = []
+    put = ray.put
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
+        return trained(tmp_path_factory.mktemp("twenty") / "run", *TWENTY, RAY), stored
+
+
+def test_ray_is_local_to_1e5_with_vmap_and_summed_replies_after_20_rounds(
+    tmp_path: Path, twenty: tuple[Params, list[object]]
+) -> None:
+    remote, _ = twenty
+    local = trained(tmp_path / "local", *TWENTY)
     scale = max(value.abs().max() for value in local.values())
     worst = max((local[name] - remote[name]).abs().max() for name in local)
     assert worst <= 1e-5 * scale
 
 
+def test_params_are_stored_once_a_round(twenty: tuple[Params, list[object]]) -> None:
+    """One object for the query, one for each round, one for each of four evaluations."""
+    _, stored = twenty
+    evaluations = 4  # validation before round 1 and after 10 and 20, and the test clients
+    assert len(stored) == 1 + 20 + evaluations
+
+
 @pytest.mark.usefixtures("two_ray_cpus")
-def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(tmp_path: Path) -> None:
-    calm = trained(tmp_path / "calm", *EACH, "rounds=60")
-    killed: list[int] = []
-
-    def kill_one_worker_while_it_trains() -> None:
-        metrics = tmp_path / "hit" / "metrics.jsonl"
-        while not (metrics.exists() and metrics.read_text().count("train") >= 5):
-            time.sleep(0.01)
-        killed.append(ray_workers()[0])
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one_worker_while_it_trains, daemon=True)
-    killer.start()
-    hit = trained(tmp_path / "hit", *EACH, "rounds=60", "engine.executor=ray")
-    killer.join(timeout=10)
-    assert killed, "nobody was killed"
-    assert killed[0] not in ray_workers()
-    assert all(torch.equal(calm[name], hit[name]) for name in calm)
+def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = tmp_path / "killed"
+    monkeypatch.setattr(executor, "Worker", deadly(mark))
+    hit = trained(tmp_path / "hit", *EACH, RAY)
+    assert mark.exists(), "nobody was killed"
+    assert same(hit, trained(tmp_path / "calm", *EACH))
 
 
-def test_an_address_with_no_cluster_is_said_at_once(tmp_path: Path) -> None:
-    """In a process of its own: this one may have a Ray. Nobody listens on port 1."""
-    program = "from simulations.cli import main; main()"
-    settings = ["engine.executor=ray", "engine.address=127.0.0.1:1", "--run-dir=never"]
-    result = subprocess.run(
-        [sys.executable, "-c", program, "run", str(CONFIGS / "quickstart.yaml"), *settings],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=tmp_path,
-        check=False,
-        env={k: v for k, v in os.environ.items() if not k.startswith("RAY_ADDRESS")},
-    )
-    assert result.returncode == 2, result.stdout + result.stderr
+def test_an_address_with_no_cluster_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens on port 1; Ray, which would try for minutes, is not even asked."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests may have begun one
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    settings = [RAY, "engine.address=127.0.0.1:1", f"--run-dir={tmp_path / 'never'}"]
+    result = CliRunner().invoke(app, ["run", QUICKSTART, *settings])
+    assert result.exit_code == 2, result.output
     assert "engine.address: no Ray cluster" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "never").exists()
@@ -110,23 +135,20 @@ def test_an_address_with_no_cluster_is_said_at_once(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("two_ray_cpus")
 def test_more_workers_than_cpus_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"engine\.workers must be at most the 2 CPUs .* got 3"):
-        trained(tmp_path / "run", "engine.executor=ray", "engine.workers=3")
+        trained(tmp_path / "run", RAY, "engine.workers=3")
     with pytest.raises(ConfigError, match=r"at most the 2 CPUs .* / engine\.threads \(2\), got 2"):
-        trained(tmp_path / "threads", "engine.executor=ray", "engine.threads=2")
+        trained(tmp_path / "threads", RAY, "engine.threads=2")
 
 
 @pytest.mark.usefixtures("two_ray_cpus")
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=slow), 2])
 def test_a_worker_computes_with_as_many_threads_as_it_takes_cpus(
     tmp_path: Path, threads: int
 ) -> None:
-    settings = ("engine.executor=ray", "engine.workers=1", f"engine.threads={threads}")
-    experiment = small(*settings)
-    with closing(RayExecutor(experiment.engine, tmp_path)) as executor:
-        Attendance(
-            CohortGrid(executor), experiment.to_yaml(), 60
-        ).now()  # the first message sets it
-        (worker,) = executor._workers
+    experiment = small(RAY, "engine.workers=1", f"engine.threads={threads}")
+    with closing(RayExecutor(experiment.engine, tmp_path)) as remote:
+        Attendance(CohortGrid(remote), experiment.to_yaml(), 60).now()  # the first message sets it
+        (worker,) = remote._workers
         found = worker.__ray_call__.remote(
             lambda self: (
                 torch.get_num_threads(),
@@ -136,27 +158,26 @@ def test_a_worker_computes_with_as_many_threads_as_it_takes_cpus(
         assert ray.get(found, timeout=60) == (threads, threads)
 
 
+@pytest.mark.usefixtures("two_ray_cpus")
+@pytest.mark.parametrize("attempts", [2, pytest.param(ATTEMPTS, marks=slow)])
 def test_a_worker_that_always_dies_ends_the_run_and_the_checkpoint_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
 ) -> None:
-    """Its data are deadly in round 3, and for workers alone: here they are sines."""
-    monkeypatch.setitem(DATASETS, "deadly", Sinusoid)
+    monkeypatch.setattr(executor, "Worker", deadly())
+    monkeypatch.setattr(executor, "ATTEMPTS", attempts)  # each is a start of a process
     folder = tmp_path / "run"
-    settings = (*SMALL, *EACH, "data.name=deadly", "engine.executor=ray")
-    result = program(
-        "deadly", "run", str(CONFIGS / "quickstart.yaml"), *settings, f"--run-dir={folder}"
-    )
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert f"died {ATTEMPTS} times over the same block of clients" in result.stderr
+    settings = (*SMALL, *EACH, RAY, "engine.workers=1")
+    result = CliRunner().invoke(app, ["run", QUICKSTART, *settings, f"--run-dir={folder}"])
+    assert result.exit_code == 1, result.output
+    assert f"died {attempts} times over the same block of clients" in result.stderr
     assert "--resume" in result.stderr
     assert "Traceback" not in result.stderr
 
     experiment, _ = open_old(folder, None, ["engine.executor=local"])
     assert load_state(folder, experiment).round == 2
-    run(experiment, folder, resume=True)
+    run(experiment, folder, resume=True, pictures=False)
     found = load_state(folder, experiment).params
-    calm = trained(tmp_path / "calm", *EACH, "data.name=deadly")
-    assert all(torch.equal(calm[name], found[name]) for name in calm)
+    assert same(found, trained(tmp_path / "calm", *EACH))
 
 
 @pytest.mark.parametrize(
@@ -168,14 +189,3 @@ def test_shares_of_gpus_fit_on_the_gpus(gpus: int, workers: int, share: float) -
     assert gpu_share(gpus, workers) == share
     if gpus:
         assert gpus * int(1 / share) >= workers
-
-
-@pytest.mark.usefixtures("two_ray_cpus")
-def test_params_are_stored_once_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One object for the query, one for each round, one for each of four evaluations."""
-    stored: list[object] = []
-    put = ray.put
-    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
-    trained(tmp_path / "run", "rounds=4", "evaluation.every=2", "engine.executor=ray")
-    evaluations = 4  # validation before round 1 and after 2 and 4, and the test clients
-    assert len(stored) == 1 + 4 + evaluations

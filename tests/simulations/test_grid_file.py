@@ -1,6 +1,7 @@
 """A grid file: which cells it makes, what stands in them, and what it says of mistakes."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,22 @@ strategy: {{avg: {{name: fedavg}}, adam: {{name: fedadam, lr: 0.1}}}}
 """
     with pytest.raises(ConfigError, match=rf"grid\.yaml: {message}"):
         cells(folder, text)
+
+
+SHIPPED = [
+    path
+    for path in sorted(CONFIGS.rglob("*.yaml"))
+    if "base" in (found := read_mapping(path)) and "space" not in found
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_grid_can_be_planned(path: Path, tmp_path: Path) -> None:
+    grid = Grid.read(path)
+    labels = prod(len(axis.choices) for axis in grid.axes)
+    found = cells_of([grid], [], [0], False, tmp_path)
+    assert len(found) == labels - len([case for case in grid.cases if case.skip])
+    assert len({cell.place.name for cell in found}) == len(found)
 
 
 def test_a_base_that_is_not_there_is_named(folder: Path) -> None:

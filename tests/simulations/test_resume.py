@@ -14,16 +14,15 @@ from simulations.run import run
 from strategies.opening import open_old
 from tests.simulations.conftest import CONFIGS, SMALL, small
 
-ROUNDS = 300
+ROUNDS = 80
+"""Of 6 clients: under 500 computations no engine is measured, so every process has the same one."""
 CHECKPOINT = "checkpoint/state.safetensors"
 
 
-def start(
-    folder: Path, config: Path = CONFIGS / "quickstart.yaml", rounds: int = ROUNDS
-) -> "subprocess.Popen[str]":
+def start(folder: Path, config: Path = CONFIGS / "quickstart.yaml") -> "subprocess.Popen[str]":
     """A run in a process of its own."""
     command = [sys.executable, "-m", "simulations", "run", str(config)]
-    settings = [*SMALL, f"rounds={rounds}", "evaluation.every=50"]
+    settings = [*SMALL, f"rounds={ROUNDS}", "evaluation.every=50"]
     return subprocess.Popen(
         [*command, *settings, "--run-dir", str(folder)],
         stdout=subprocess.PIPE,
@@ -59,16 +58,20 @@ def test_killed_and_resumed_equals_uninterrupted(
 ) -> None:
     folder, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(folder)
-    wait_for_rounds(folder, 20)
+    wait_for_rounds(folder, 10)
     os.kill(process.pid, death)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert len([r for r in rows(folder) if r["split"] == "train"]) < ROUNDS
+    assert (folder / CHECKPOINT).exists()
+    assert ("--resume" in output) == (death == signal.SIGINT)  # nobody can say it after a SIGKILL
+    assert "Traceback" not in output
 
     experiment, _ = open_old(folder, None, [])
-    resumed = run(experiment, folder, resume=True)
+    resumed = run(experiment, folder, resume=True, pictures=False)
     whole.mkdir()
-    uninterrupted = run(small(f"rounds={ROUNDS}", "evaluation.every=50"), whole)
+    again = small(f"rounds={ROUNDS}", "evaluation.every=50")
+    uninterrupted = run(again, whole, pictures=False)
 
     assert all(resumed.params[k].equal(uninterrupted.params[k]) for k in uninterrupted.params)
     assert (folder / "clients.jsonl").read_bytes() == (whole / "clients.jsonl").read_bytes()
@@ -80,8 +83,9 @@ def test_three_rounds_and_two_more_equal_five_with_server_momentum(tmp_path: Pat
     settings = ("strategy.name=fedyogi", "strategy.tau=0.001")
     for name, rounds in (("split", 3), ("whole", 5)):
         (tmp_path / name).mkdir()
-        run(small(*settings, f"rounds={rounds}", "evaluation.every=5"), tmp_path / name)
-    run(small(*settings, "rounds=5", "evaluation.every=5"), tmp_path / "split", resume=True)
+        experiment = small(*settings, f"rounds={rounds}", "evaluation.every=5")
+        run(experiment, tmp_path / name, pictures=False)
+    run(experiment, tmp_path / "split", resume=True, pictures=False)
     # the best on validation differs: three rounds end with an evaluation of their own
     last = [tmp_path / name / "metrics.jsonl" for name in ("split", "whole")]
     split, whole = ([json.loads(line) for line in path.read_text().splitlines()] for path in last)
@@ -90,14 +94,3 @@ def test_three_rounds_and_two_more_equal_five_with_server_momentum(tmp_path: Pat
     assert [r["after"] for r in split if (r["round"], r["split"]) == (5, "val")] == [
         r["after"] for r in whole if (r["round"], r["split"]) == (5, "val")
     ]
-
-
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
-    process = start(tmp_path / "run")
-    wait_for_rounds(tmp_path / "run", 3)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "--resume" in output
-    assert "Traceback" not in output
-    assert (tmp_path / "run" / CHECKPOINT).exists()

@@ -1,14 +1,16 @@
-"""A run on a Ray cluster of two nodes with a CPU each, both on this machine.
+"""Runs on a Ray cluster of two nodes with a CPU each, both on this machine.
 
-``python -m tests.simulations.two_nodes EVENT FOLDER [KEY=VALUE ...]``, where the event is what happens
-to the second node after round 2: ``calm``, ``replaced`` or ``lost``; the program prints on how many nodes
-workers were. With ``unfetched`` there is no run, but one reply that lies on the second node when that
-is replaced; printed is whether it comes, and is that of the local executor.
+``python -m tests.simulations.two_nodes FOLDER EVENT[,EVENT ...] [KEY=VALUE ...]``: one run after the
+other, each in the folder of its event, which is what happens to the second node after round 2: ``calm``,
+``replaced``, or ``lost``, after which there is but one. A line says on how many nodes workers were. With
+``unfetched`` there is no run, but one reply that lies on the second node when that is replaced; the line
+says whether it comes, and is that of the local executor.
 """
 
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +20,6 @@ from flwr.app import RecordDict
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from fedmeta.config import Experiment
 from fedmeta.initial import first_params
 from fedmeta.packing import pack_params
 from fedmeta.tracking.recorder import Row, Run
@@ -59,9 +60,10 @@ class Fate:
     def finish(self, summary: Row | None) -> None: ...
 
 
-def unfetched(experiment: Experiment, folder: Path, cluster: Cluster) -> bool:
+def unfetched(cluster: Cluster, folder: Path, *overrides: str) -> bool:
     """Ray keeps a reply of 100 kB or more on the node where it was computed."""
     (second,) = cluster.worker_nodes
+    experiment = small(*overrides, "model.hidden=[200,200]")
     work = Work(experiment.to_yaml(), 1, [0, 1, 2], run="1")
     content = pack_work(pack_params(first_params(experiment)[0]), work)
     params, rest = content["params"], RecordDict({"work": content["work"]})
@@ -80,23 +82,29 @@ def unfetched(experiment: Experiment, folder: Path, cluster: Cluster) -> bool:
     return bool(found == expected)
 
 
-def main(event: str, folder: Path, *overrides: str) -> None:
+def nodes(event: str, cluster: Cluster, folder: Path, *overrides: str) -> int:
+    """On how many there were workers in a run."""
+    fate = Fate(event, cluster)
+    guard(lambda: run(small(*overrides), folder, [fate], pictures=False), debug=False)
+    return len(fate.nodes)
+
+
+def main(folder: Path, events: str, *overrides: str) -> None:
     with TemporaryDirectory(prefix="ray", dir="/tmp") as temporary:  # paths of sockets are short
         os.environ["RAY_TMPDIR"] = temporary
         cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         try:
             cluster.add_node(**NODE)
             remote = ("engine.executor=ray", f"engine.address={cluster.address}")
-            experiment, fate = small(*overrides, *remote, "engine.workers=2"), Fate(event, cluster)
-            if event == "unfetched":
-                print(unfetched(experiment, folder, cluster))
-                return
-            guard(lambda: run(experiment, folder, [fate]), debug=False)
-            print(len(fate.nodes))
+            every = (*overrides, *remote, "engine.workers=2")
+            for event in events.split(","):
+                play = unfetched if event == "unfetched" else partial(nodes, event)
+                (folder / event).mkdir()
+                print(f"{event}: {play(cluster, folder / event, *every)}", flush=True)
         finally:
             ray.shutdown()
             cluster.shutdown()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(Path(sys.argv[1]), *sys.argv[2:])

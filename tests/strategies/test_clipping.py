@@ -163,3 +163,12 @@ def test_order_and_origin_leave_no_trace(seed: int, shift: int) -> None:
     clipped = centred_clipping(stack, centre, 1.0, 2).delta
     close(centred_clipping(stack[order], centre, 1.0, 2).delta, clipped)
     close(centred_clipping(stack + shift, centre + shift, 1.0, 2).delta, clipped + shift)
+
+
+def test_attackers_far_away_cost_no_steps() -> None:
+    """From the mean, which they move by 3e5, each step would leave some 3 / 7 of the way."""
+    honest = draw(14, 10)
+    stack = torch.cat([honest, torch.full((6, 10), 1e6, dtype=torch.float64)])
+    few = geometric_median(stack, torch.ones(20), iterations=3).delta
+    settled = geometric_median(stack, torch.ones(20), **EXACT).delta
+    assert (few - settled).norm() < 0.2 * (honest - settled).norm(dim=1).mean()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from fedmeta import __version__
@@ -166,6 +167,13 @@ def bad(**changes: object) -> RecordDict:
     return RecordDict({"node": ConfigRecord({k: v for k, v in node.items() if v is not None})})  # type: ignore
 
 
+def sized(client: int, sizes: object) -> RecordDict:
+    """What a device with one client that trains says of its shard."""
+    answer = hosting(client)
+    answer["sizes"] = ConfigRecord({"train": sizes})  # type: ignore[dict-item]
+    return answer
+
+
 UNFIT: dict[str, tuple[RecordDict | Error | None, str]] = {
     "another version": (
         hosting(1, version="0.0.9"),
@@ -182,6 +190,11 @@ UNFIT: dict[str, tuple[RecordDict | Error | None, str]] = {
     "more than there can be": (bad(train=[0, 10**12]), "expected ids of 0 to"),
     "no numbers": (bad(train=["a", "b"]), "it gave no roster (TypeError"),
     "no list": (bad(train="everything"), "it gave no roster (ValueError"),
+    "two sizes of one shard": (sized(7, [4, 5]), "no size for each of its 1 train clients"),
+    "sizes that are no list": (sized(7, 4), "no size for each of its 1 train clients"),
+    "an empty shard": (sized(7, [0]), "a shard size that is not a whole number above 0"),
+    "half an example": (sized(7, [0.5]), "a shard size that is not a whole number above 0"),
+    "a size in words": (sized(7, ["many"]), "a shard size that is not a whole number above 0"),
 }
 
 
@@ -210,3 +223,31 @@ def test_a_federation_without_nodes_stops_the_run() -> None:
     attendance.now()
     with pytest.raises(FedmetaError, match="no node is connected"):
         check_somebody(attendance)
+
+
+def test_sizes_are_those_that_nodes_give() -> None:
+    """Who gives none is sampled as if it had one example; who comes back says it anew."""
+    attendance = attendance_of(sized(5, [40]), sized(8, []), hosting(3))
+    assert attendance.now().clients("train").tolist() == [3, 5, 8]
+    assert attendance.sizes == {5: 40}
+    nodes = attendance._grid.answers
+    del nodes[2]
+    attendance.now()
+    nodes[2] = sized(5, [60])
+    attendance.now()
+    assert attendance.sizes == {5: 60}
+
+
+@pytest.mark.parametrize("sampling", ["size", "uniform"])
+def test_only_who_samples_by_size_asks_for_sizes(
+    tmp_path: Path, quickstart: Callable[..., Experiment], sampling: str
+) -> None:
+    shards = ("data.least_examples=20", "data.clients.train=9", f"cohort.sampling={sampling}")
+    experiment = quickstart(*shards)
+    attendance = Attendance(CohortGrid(LocalExecutor(tmp_path)), experiment.to_yaml(), 1.0)
+    attendance.now()
+    federation = experiment.data.open(experiment.seed, torch.device("cpu"), torch.float32)
+    held = federation.examples(np.arange(9)).tolist()
+    assert len(set(held)) > 1
+    expected = dict(enumerate(held)) if sampling == "size" else {}
+    assert attendance.sizes == expected

@@ -11,6 +11,7 @@ import torch
 from fedmeta.checkpoint import write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
+from fedmeta.replies import Replies
 from fedmeta.types import Params
 from strategies.rules import Rules
 from strategies.state import CHECKPOINT, Best, ServerState, Tally, load_state, save_state, selected
@@ -117,7 +118,9 @@ def test_shared_and_transposed_tensors_are_saved_by_value(tmp_path: Path, quicks
         "cohort.clients=49",
         "cohort.replies=each",
         "cohort.outlier=7",
+        "cohort.sampling=round_robin",
         "wire.params=bfloat16",
+        "devices.slowness=half_normal",
     ],
 )
 def test_another_config_is_refused(
@@ -135,6 +138,7 @@ def test_another_config_is_refused(
         "rounds=4000",
         "cohort.timeout=7",
         "cohort.wait=7",
+        "cohort.measure=true",
         "engine.name=loop",
         "engine.chunk=7",
         "engine.executor=ray",
@@ -145,6 +149,7 @@ def test_another_config_is_refused(
         "published.accuracy=98.7",
         "tracking.tensorboard=true",
         "tracking.wandb.mode=offline",
+        "tracking.ledger=false",
     ],
 )
 def test_what_decides_no_number_may_change(
@@ -216,3 +221,44 @@ def test_the_params_of_the_best_round_are_selected(quickstart: Load) -> None:
     assert selected(state, quickstart()) == (2, state.best.params)  # type: ignore[union-attr]
     assert selected(state, quickstart("evaluation.select=last")) == (5, state.params)
     assert selected(ServerState(5, state.params), quickstart()) == (5, state.params)
+
+
+def test_what_rules_remember_comes_back_to_the_bit(tmp_path: Path, quickstart: Load) -> None:
+    """Ids, numbers of both precisions, none at all, and names with several slashes."""
+    memory = {
+        "clients": torch.tensor([3, 2**40]),
+        "lambda": torch.tensor([0.1, 0.9], dtype=torch.float64),
+        "flight/delta/inner_lr/layer.weight": torch.empty(0, 3),
+        "round": torch.tensor(7),
+    }
+    save_state(tmp_path, ServerState(1, draw(0), memory=memory), quickstart())
+    found = load_state(tmp_path, quickstart())
+    assert same(found.memory, memory)
+    assert found.memory["flight/delta/inner_lr/layer.weight"].shape == (0, 3)
+    assert same(found.params, draw(0))
+
+
+def test_every_strategy_goes_on_with_what_it_remembers(
+    rules: Rules, tmp_path: Path, quickstart: Load
+) -> None:
+    """A round from disk is the round from memory: delta and memory, to the bit."""
+
+    def replies(seed: int) -> Replies:
+        generator = torch.Generator().manual_seed(seed)
+        deltas = {
+            name: torch.randn(8, *value.shape, generator=generator)
+            for name, value in draw(0).items()
+        }
+        said = ("examples", "loss", "loss_after", "alpha", "staleness")
+        columns = {name: 0.5 + torch.rand(8, generator=generator) / 2 for name in said}
+        return Replies(list(range(seed, seed + 8)), deltas, columns)
+
+    first = rules.combine([replies(1)], draw(0), 1, {})
+    save_state(tmp_path, ServerState(1, draw(0), memory=first.memory), quickstart())
+    loaded = load_state(tmp_path, quickstart()).memory
+    assert same(loaded, first.memory)
+    found, expected = (
+        rules.combine([replies(2)], draw(0), 2, memory) for memory in (loaded, first.memory)
+    )
+    assert same(found.delta, expected.delta)
+    assert same(found.memory, expected.memory)

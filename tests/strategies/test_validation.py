@@ -348,3 +348,67 @@ def test_bytes_are_those_of_one_client(reply: Reply) -> None:
     assert two < one < 2 * two
     alone = summed(lengths(1.0), "examples")
     assert judged(reply, alone, column="examples").bytes_up == size(pack_replies(alone))
+
+
+def weighed(reply: Reply, name: str, values: list[float], summing: bool = False) -> Checked:
+    """Clients 0, 1, ... of one node that say such a number of themselves, beside a good node."""
+    block, other = answer(*range(len(values))), answer(7)
+    block.columns[name] = torch.tensor(values, dtype=torch.float64)
+    other.columns[name] = torch.tensor([0.75], dtype=torch.float64)
+    if summing:
+        block, other = summed(block, name), summed(other, name)
+    messages = [reply(BAD, pack_replies(block)), reply(GOOD, pack_replies(other))]
+    expected = Expected(PARAMS, name if summing else "", columns=frozenset({name}))
+    return check(messages, {BAD: block.clients, GOOD: [7]}, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("alpha", 0.49), ("alpha", 1.01), ("alpha", -1.0), ("alpha", 1e300)],
+        *[("loss_after", -0.1), ("loss_after", 1e39)],
+    ],
+)
+def test_who_says_what_cannot_be_is_dropped_alone(reply: Reply, name: str, value: float) -> None:
+    checked = weighed(reply, name, [0.6, value, 0.7])
+    assert checked.dropped == {1: f"its {name} cannot be true"}
+    assert ids(checked) == [[0, 2], [7]]
+    assert checked.replies[0].deltas["w"].tolist() == [[0.0, 0.0], [2.0, 2.0]]
+    assert checked.replies[0].columns[name].tolist() == [0.6, 0.7]
+
+
+@pytest.mark.parametrize("bad", [nan, inf])
+@pytest.mark.parametrize("name", ["alpha", "loss_after"])
+def test_who_diverged_while_it_measured_is_dropped_alone(
+    reply: Reply, name: str, bad: float
+) -> None:
+    checked = weighed(reply, name, [0.6, bad, 0.7])
+    assert checked.dropped.keys() == {1}
+    assert UNUSABLE in checked.dropped[1]
+    assert ids(checked) == [[0, 2], [7]]
+
+
+def test_a_sum_with_a_weight_that_cannot_be_is_dropped_as_a_whole(reply: Reply) -> None:
+    assert weighed(reply, "alpha", [0.6, 0.7], summing=True).dropped == {}
+    checked = weighed(reply, "alpha", [0.6, 1.7], summing=True)
+    assert checked.dropped == dict.fromkeys([0, 1], "its alpha cannot be true")
+    assert ids(checked) == [[7]]
+
+
+@pytest.mark.parametrize("value", [0.5, 0.9999, 1.0])
+def test_the_ends_of_what_can_be_are_good(reply: Reply, value: float) -> None:
+    assert weighed(reply, "alpha", [value]).dropped == {}
+    assert weighed(reply, "loss_after", [0.0, 3e38]).dropped == {}
+
+
+def test_nobody_is_held_to_numbers_that_nothing_depends_on(reply: Reply) -> None:
+    block = answer(0)
+    block.columns["alpha"] = torch.tensor([-3.0])
+    assert check([reply(GOOD, pack_replies(block))], {GOOD: [0]}, Expected(PARAMS)).dropped == {}
+
+
+@pytest.mark.parametrize("name", ["loss_after", "alpha", "steps"])
+def test_what_the_strategy_needs_must_be_said(reply: Reply, name: str) -> None:
+    expected = Expected(PARAMS, columns=frozenset({name}))
+    checked = check([reply(BAD, pack_replies(answer(0)))], {BAD: [0]}, expected)
+    assert checked.dropped == {0: f"the reply does not say {name} of its clients"}

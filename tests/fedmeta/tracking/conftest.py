@@ -35,6 +35,7 @@ def trained(round: int) -> Row:
     return {
         "round": round, "split": "train", "loss": 1 / round,
         "clients": 4, "dropped": round - 1, "seconds": 0.5,
+        "bytes_down": 100, "bytes_up": 30, "steps": 2.0,
     }  # fmt: skip
 
 

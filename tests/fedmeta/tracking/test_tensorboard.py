@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import (
+    EXPERIMENT_TAG,
+    SESSION_END_INFO_TAG,
+    SESSION_START_INFO_TAG,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from fedmeta.run_folder import write_lines
+from fedmeta.tracking.place import Place
 from fedmeta.tracking.plots import Plots
 from fedmeta.tracking.recorder import Recorders, Run
 from fedmeta.tracking.tensorboard import TensorBoard
@@ -51,7 +58,10 @@ def test_names_are_split_then_moment_then_score(events: EventAccumulator) -> Non
     moments = [f"{when}/{score}" for when in ("before", "after") for score in scores]
     expected = {f"{split}/{name}" for split in ("val", "test") for name in moments}
     expected |= {f"{split}/{name}" for split in ("val", "test") for name in ("clients", "missing")}
-    expected |= {f"train/{name}" for name in ("loss", "clients", "dropped", "seconds")}
+    counted = ("loss", "clients", "dropped", "seconds", "bytes_down", "bytes_up", "steps")
+    expected |= {f"train/{name}" for name in counted}
+    costs = ("round", "seconds", "bytes", "client_updates", "gradients")
+    expected |= {f"progress/{name}" for name in costs}
     assert set(events.Tags()["scalars"]) == expected
 
 
@@ -59,6 +69,50 @@ def test_pictures_are_there_at_the_last_round(events: EventAccumulator) -> None:
     assert sorted(events.Tags()["images"]) == ["adaptation_curve", "learning_curve"]
     (picture,) = events.Images("learning_curve")
     assert (picture.step, picture.width, picture.height) == (2, 768, 480)
+
+
+def test_what_the_rounds_have_cost_stands_at_every_round(events: EventAccumulator) -> None:
+    assert series(events, "progress/seconds") == {0: 0.0, 1: 0.5, 2: 1.0}
+    assert series(events, "progress/client_updates") == {0: 0, 1: 4, 2: 8}
+    assert series(events, "progress/bytes") == {
+        0: 0,
+        1: 520,
+        2: 520 + 620,
+    }  # the second dropped one
+
+
+def hyperparameters(folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """What HPARAMS shows: the settings of the session, and the scores that are its columns."""
+    content = read(folder).PluginTagToContent("hparams")
+    session = HParamsPluginData.FromString(content[SESSION_START_INFO_TAG]).session_start_info
+    experiment = HParamsPluginData.FromString(content[EXPERIMENT_TAG]).experiment
+    assert SESSION_END_INFO_TAG in content
+    assert {info.name for info in experiment.hparam_infos} == set(session.hparams)
+    values = {key: v.string_value or v.number_value for key, v in session.hparams.items()}
+    return values, {info.name.tag for info in experiment.metric_infos}
+
+
+def test_a_run_is_a_line_in_the_table_of_hyperparameters(
+    tmp_path: Path, watch: Watch, story: Any
+) -> None:
+    story.tell(TensorBoard(), watch(tmp_path, "seed=7"))
+    values, scores = hyperparameters(tmp_path)
+    assert values == {
+        "seed": 7, "data": "sinusoid", "model": "mlp", "learner": "maml", "strategy": "fedadam",
+    }  # fmt: skip
+    assert "test/after/accuracy" in scores
+    assert scores <= set(read(tmp_path).Tags()["scalars"])
+
+
+def test_the_labels_of_a_cell_are_hyperparameters(tmp_path: Path, watch: Watch, story: Any) -> None:
+    Place("slow · x", {"strategy": "slow", "cohort.clients": "x"}).write(tmp_path)
+    story.tell(TensorBoard(), watch(tmp_path))
+    values, _ = hyperparameters(tmp_path)
+    assert (values["strategy"], values["cohort.clients"], values["learner"]) == (
+        "slow",
+        "x",
+        "maml",
+    )
 
 
 def test_a_resumed_run_purges_what_came_after_its_checkpoint(
