@@ -49,8 +49,7 @@ def _run(
 
     failed: dict[str, str] = {}
     by_name = {cell.name: cell for cell in left}
-    size = jobs if jobs is None else min(jobs, len(left))
-    with Pool(size, address) as pool, ProgressView(console, len(left)) as view:
+    with Pool(jobs, address, len(left)) as pool, ProgressView(console, len(left)) as view:
 
         def tick(running: Sequence[Task]) -> None:
             view.look(running)

@@ -109,7 +109,11 @@ def _compare(words: list[str], options: Options) -> None:
     sender = Sender(mode, lambda line: console.print(line, soft_wrap=True, markup=False))
     if sender.wanted(cells):
         require("tracking.wandb.mode", "server", "wandb")
-    failed = run_all(cells, options.jobs, console, options.address, sender.cell)
+    try:
+        failed = run_all(cells, options.jobs, console, options.address, sender.cell)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from the checkpoints", soft_wrap=True)
+        raise
     rows = read_rows([out])
     _show(out, rows)
     sender.table(cells, rows)

@@ -39,6 +39,7 @@ DOORS = {
         "simulations/executors/stoppable.py",
         "simulations/grid.py",
         "strategies/evaluation.py",
+        "strategies/flower.py",
         "strategies/meta_strategy.py",
         "strategies/roster.py",
         "strategies/server.py",

@@ -68,15 +68,21 @@ class Actor:
 
 
 class Pool:
-    """``size`` actors on this machine, or on the Ray cluster at an address."""
+    """``size`` actors on this machine, or on the Ray cluster at an address; else one for each CPU.
 
-    def __init__(self, size: int | None = None, address: str | None = None) -> None:
+    ``most`` is how many could have something to do at a time.
+    """
+
+    def __init__(
+        self, size: int | None = None, address: str | None = None, most: int | None = None
+    ) -> None:
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             connect(address, "--address", size)
         try:
             have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
             self.size = size or max(1, int(have.get("CPU", 1)))
+            self.size = min(self.size, most or self.size)
             if self.size > have.get("CPU", 0):
                 raise ConfigError(
                     f"--jobs must be at most the {have.get('CPU', 0):g} CPUs of the Ray cluster, "
