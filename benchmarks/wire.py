@@ -16,11 +16,16 @@ from typing import Any
 
 import torch
 import yaml
+from rich.console import Console
 
 from benchmarks.results import machine
 from benchmarks.wire_picture import draw
 from fedmeta.run_folder import write_json
-from simulations.compare import Cell, cells, read_row, run_all
+from simulations.cells import Cell
+from simulations.compare import run_all
+from simulations.grid_file import Grid
+from simulations.plan import cells_of
+from simulations.rows import read_row
 from simulations.terminal import numbers
 from strategies.evaluation import interval
 
@@ -83,7 +88,7 @@ class Group:
         config = out / f"{self.name}.yaml"
         slug = "-".join([self.name, *form.replace(",", "").split()])
         settings = (f"name={slug}", f"data.clients.train={self.train}", f"wire={self.forms[form]}")
-        (cell,) = cells([config], [*SMALLER, *settings], [seed], False, out)
+        (cell,) = cells_of([Grid.read(config)], [*SMALLER, *settings], [seed], False, out)
         return cell
 
     def write_config(self, out: Path) -> None:
@@ -190,7 +195,7 @@ def main() -> None:
         for group in GROUPS
         for form in group.forms
     }
-    if failed := run_all(list(wanted.values()), 1, lambda line: print(line, flush=True)):
+    if failed := run_all(list(wanted.values()), 1, Console()):
         raise SystemExit(f"{len(failed)} of {len(wanted)} runs failed: {failed}")
     groups: dict[str, Any] = {}
     for group in GROUPS:

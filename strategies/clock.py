@@ -100,11 +100,11 @@ def on_time(checked: Checked, clock: Clock | None, began: float) -> Timed:
     for reply in replies:
         took = reply.columns[TOOK]
         last = max(last, float(took.max()))
-        slow = (took > deadline).tolist()
-        pairs = zip(reply.clients, took.tolist(), slow, strict=True)
+        slow = took > deadline
+        pairs = zip(reply.clients, took.tolist(), slow.tolist(), strict=True)
         late |= {c: f"{t:.0f} s (simulated), past the deadline" for c, t, over in pairs if over}
-        if not all(slow):
-            kept.append(some(reply, took <= deadline))
+        if not slow.all():
+            kept.append(some(reply, ~slow))
     dropped = checked.dropped | late
     return Timed(
         replace(checked, replies=kept, dropped=dropped), began, began + min(last, deadline)

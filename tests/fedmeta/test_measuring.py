@@ -326,6 +326,21 @@ def test_padding_counts_nothing(relative_error, kind) -> None:
     assert relative_error(found, of(objective, short)) < ROUNDING
 
 
+@pytest.mark.parametrize("kind", ["cross_entropy", "mean_squared_error"])
+def test_padding_has_no_loss(kind) -> None:
+    """Also in float32, where the square of what stands for no target is infinite."""
+    objective, params = opened(Maml(inner_lr=0.1, inner_steps=1), kind)
+    params = {name: value.float() for name, value in params.items()}
+    short, long = drawn(1, 1, 5, kind), drawn(1, 1, 8, kind)
+    x, y = (part[0, 0] for part in pad([short, long]).query)
+    y = y if kind == "cross_entropy" else y.float()
+    judge = Padded(objective.module, kind)
+    output = judge.predict(params, x.float())
+    assert judge.losses(output, y)[5:].tolist() == [0, 0, 0]
+    assert torch.equal(judge.losses(output, y)[:5], objective.losses(output[:5], y[:5]))
+    assert judge.counts(y).tolist() == [1] * 5 + [0] * 3
+
+
 def test_a_client_of_a_padded_block_measures_what_it_measures_alone(
     relative_error, tmp_path: Path
 ) -> None:

@@ -109,6 +109,7 @@ def test_the_late_are_dropped_at_the_deadline() -> None:
     assert timed.checked.replies[0].deltas["w"].tolist() == [[1.0]]
     punctual = on_time(checked, clock(slowness="equal", deadline=13.0), 100.0)
     assert punctual.checked.dropped == {9: "broken"}
+    assert [reply.clients for reply in punctual.checked.replies] == [[1, 2], [3]]
     assert punctual.now == 113.0
     early = on_time(checked, clock(slowness="equal", deadline=50.0), 100.0)
     assert early.now == 113.0  # all are in before it

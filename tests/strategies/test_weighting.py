@@ -141,7 +141,9 @@ def test_equal_losses_weigh_as_if_nobody_looked_at_them(loss: float) -> None:
 
 
 def test_sizes_and_nothing_are_what_is_said_or_one() -> None:
-    found = gathered(LOSSES, one=[9.0] * 5)  # a column that a client may well call so
+    found = gathered(
+        LOSSES, one=[9.0, 1.0, 1.0, 1.0, 1.0]
+    )  # a column that a client may well call so
     assert weigh(WEIGHTINGS["examples"], found) == [(c + 1) / 15 for c in range(5)]
     assert weigh(WEIGHTINGS["uniform"], found) == [1 / 5] * 5
 
