@@ -10,7 +10,7 @@ from rich.console import Console
 from fedmeta.config import Experiment, build
 from fedmeta.errors import RunFolderError
 from fedmeta.logs import log_to
-from fedmeta.run_folder import write_json
+from fedmeta.run_folder import write_lines
 from fedmeta.settings import WandbSettings
 from fedmeta.tracking.place import Place
 from fedmeta.tracking.recorder import Row
@@ -93,7 +93,8 @@ def run_task(task: Task) -> None:
     """
     alone, begun = prepare(task)
     run(alone, task.folder, resume=begun, pictures=False)
-    write_json(task.row_file, row_with(build(task.sections, STRATEGIES), task.folder))
+    row = row_with(build(task.sections, STRATEGIES), task.folder)
+    write_lines(task.row_file, [row])  # compact: per client scores are long
 
 
 def prepare(task: Task) -> tuple[Experiment, bool]:

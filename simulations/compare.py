@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from fedmeta.packages import require
-from fedmeta.run_folder import write_json
+from fedmeta.run_folder import write_lines
 from simulations.cells import Cell, Task, run_task
 from simulations.progress_view import ProgressView
 from simulations.rows import failed_row
@@ -61,7 +61,7 @@ def _run(
             view.end(cell.name, done.seconds, done.failure)
             if done.failure:
                 failed[cell.name] = done.failure
-                write_json(cell.row_file, failed_row(cell.experiment, cell.place, done.failure))
+                write_lines(cell.row_file, [failed_row(cell.experiment, cell.place, done.failure)])
             else:
                 unsent.append(cell)
     return failed

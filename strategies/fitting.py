@@ -47,6 +47,8 @@ def _why_each(experiment: Experiment, rules: Rules) -> str:
         return "the strategy looks at the delta of every client"
     if experiment.wire.deltas != "exact":
         return f"wire.deltas: {experiment.wire.deltas} rounds the delta of every client"
+    if experiment.attack.on_deltas:
+        return f"attack.name: {experiment.attack.name} changes the delta of a client"
     if experiment.devices.deadline is not None:
         return "devices.deadline leaves out single clients"
     return ""

@@ -106,7 +106,7 @@ def test_a_run_without_its_states_goes_on_otherwise(tmp_path: Path) -> None:
     assert not same(trained(tmp_path / "split", "fedper", "rounds=5", resume=True), whole)
 
 
-@pytest.mark.parametrize("learner", ["ditto", "fedper"])
+@pytest.mark.parametrize("learner", ["ditto", pytest.param("fedper", marks=pytest.mark.slow)])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, learner: str) -> None:
     folder, whole = tmp_path / "killed", tmp_path / "whole"
     small_with(tmp_path, STATEFUL[learner])

@@ -19,10 +19,12 @@ ROUNDS = 80
 CHECKPOINT = "checkpoint/state.safetensors"
 
 
-def start(folder: Path, config: Path = CONFIGS / "quickstart.yaml") -> "subprocess.Popen[str]":
+def start(
+    folder: Path, config: Path = CONFIGS / "quickstart.yaml", rounds: int = ROUNDS
+) -> "subprocess.Popen[str]":
     """A run in a process of its own."""
     command = [sys.executable, "-m", "simulations", "run", str(config)]
-    settings = [*SMALL, f"rounds={ROUNDS}", "evaluation.every=50"]
+    settings = [*SMALL, f"rounds={rounds}", "evaluation.every=50"]
     return subprocess.Popen(
         [*command, *settings, "--run-dir", str(folder)],
         stdout=subprocess.PIPE,
@@ -52,17 +54,24 @@ def without_clock(folder: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
 
 
-@pytest.mark.parametrize(("death", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("death", "code", "rounds"),
+    [
+        (signal.SIGKILL, -9, ROUNDS),
+        (signal.SIGINT, 130, ROUNDS),
+        pytest.param(signal.SIGKILL, -9, 300, marks=pytest.mark.slow),  # on a measured engine
+    ],
+)
 def test_killed_and_resumed_equals_uninterrupted(
-    tmp_path: Path, death: signal.Signals, code: int
+    tmp_path: Path, death: signal.Signals, code: int, rounds: int
 ) -> None:
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(folder)
+    process = start(folder, rounds=rounds)
     wait_for_rounds(folder, 10)
     os.kill(process.pid, death)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert len([r for r in rows(folder) if r["split"] == "train"]) < ROUNDS
+    assert len([r for r in rows(folder) if r["split"] == "train"]) < rounds
     assert (folder / CHECKPOINT).exists()
     assert ("--resume" in output) == (death == signal.SIGINT)  # nobody can say it after a SIGKILL
     assert "Traceback" not in output
@@ -70,7 +79,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     experiment, _ = open_old(folder, None, [])
     resumed = run(experiment, folder, resume=True, pictures=False)
     whole.mkdir()
-    again = small(f"rounds={ROUNDS}", "evaluation.every=50")
+    again = small(f"rounds={rounds}", "evaluation.every=50")
     uninterrupted = run(again, whole, pictures=False)
 
     assert all(resumed.params[k].equal(uninterrupted.params[k]) for k in uninterrupted.params)

@@ -162,6 +162,7 @@ def test_what_does_not_fit_is_refused(given: tuple[str, ...], message: str) -> N
         (("fedavg", *TIMED, "devices.dropout=0.1"), "examples"),
         (("fedavg", *TIMED, "devices.deadline=60"), ""),
         (("fedavg", "attack.name=label_flip", "attack.fraction=0.1"), "examples"),
+        (("fedavg", "attack.name=noise", "attack.fraction=0.1"), ""),
         (("qfedavg",), ""),
         (("median",), ""),
         (("fedbuff", *BUFFERED), ""),
