@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedmeta.errors import ConfigError, RunFolderError
 from fedmeta.packages import require
-from fedmeta.tracking.recorder import Row
 from simulations.terminal import Debug, console, guard
+
+if TYPE_CHECKING:
+    from fedmeta.tracking.recorder import Row
 
 
 class Format(StrEnum):
@@ -70,7 +72,7 @@ def _ending(out: Path) -> Format:
         ) from e
 
 
-def _content(rows: Sequence[Row], kind: Format, target: float | None) -> bytes:
+def _content(rows: Sequence["Row"], kind: Format, target: float | None) -> bytes:
     from simulations.report.contenders import problems
 
     found = problems(rows)

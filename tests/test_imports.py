@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Collection, Iterator
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -53,13 +54,16 @@ def modules(package: str) -> Iterator[Path]:
     return (ROOT / package).rglob("*.py")
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache  # every file is parsed once: Python 3.11 can fail to while another thread compiles something
+def imported(path: Path) -> frozenset[str]:
+    names = set[str]()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            names |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
+            names.add(node.module or "")
+    return frozenset(names)
 
 
 @pytest.mark.parametrize("package", BELOW)

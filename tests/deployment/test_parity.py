@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedmeta.settings import CohortSettings
 from fedmeta.types import Params
 from simulations.run import run
 from strategies.sampling import sample
@@ -89,7 +90,7 @@ def test_the_devices_trained_the_clients_of_the_simulation(begun) -> None:
     expected = {
         (round, client)
         for round in range(1, 6)
-        for client in sample(np.arange(6), 3, 0, round).tolist()
+        for client in sample(np.arange(6), CohortSettings(3), 0, round).tolist()
     }
     assert found == expected
 

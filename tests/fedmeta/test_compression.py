@@ -361,10 +361,12 @@ evaluation: {every: 1, steps: 1, clients: 5}
 def test_a_sum_of_replies_has_no_delta_of_a_client_to_round(form: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=rf"^wire\.deltas: {form} rounds .* cohort\.replies must be each, got sum$",
+        match=rf"^wire\.deltas: {form} rounds .* cohort\.replies must be auto or each, got sum$",
     ):
-        parse(CONFIG, [f"wire.deltas={form}"])
-    assert parse(CONFIG, [f"wire.deltas={form}", "cohort.replies=each"]).wire.deltas == form
+        parse(CONFIG, [f"wire.deltas={form}", "cohort.replies=sum"])
+    for replies in ("auto", "each"):
+        found = parse(CONFIG, [f"wire.deltas={form}", f"cohort.replies={replies}"])
+        assert found.wire.deltas == form
 
 
 @pytest.mark.parametrize(

@@ -412,7 +412,7 @@ def test_classes_are_numbered_backwards_in_the_support_alone() -> None:
         ),
         (
             ["attack.name=noise", "cohort.replies=each", "wire.deltas=int8"],
-            r"cohort\.replies must be each and wire\.deltas exact, got each and int8",
+            r"cohort\.replies must be auto or each and wire\.deltas exact, got each and int8",
         ),
     ],
 )

@@ -41,27 +41,28 @@ def same(a: Params, b: Params) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def deadly(mark: Path | None = None) -> type[Worker]:
-    """A worker that is killed over round 3, when it has computed its reply: the first one, or all."""
+def deadly(graves: Path, most: int) -> type[Worker]:
+    """A worker that is killed over round 3, when it has computed its reply, unless so many were."""
 
     class Deadly(Worker):
         def answer(
             self, message_type: str, params: ArrayRecord, rest: RecordDict
         ) -> RecordDict | Error:
             found = super().answer(message_type, params, rest)
-            if message_type == "train" and unpack_work(rest).round == 3 and self._is_next():
+            if message_type == "train" and unpack_work(rest).round == 3 and self._digs():
                 os.kill(os.getpid(), signal.SIGKILL)
             return found
 
-        def _is_next(self) -> bool:
-            if mark is None:
+        def _digs(self) -> bool:
+            for number in range(most):
+                try:
+                    (graves / str(number)).touch(exist_ok=False)
+                except FileExistsError:
+                    continue
                 return True
-            try:
-                mark.touch(exist_ok=False)
-            except FileExistsError:
-                return False
-            return True
+            return False
 
+    graves.mkdir()
     return Deadly
 
 
@@ -111,10 +112,9 @@ def test_params_are_stored_once_a_round(twenty: tuple[Params, list[object]]) -> 
 def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mark = tmp_path / "killed"
-    monkeypatch.setattr(executor, "Worker", deadly(mark))
+    monkeypatch.setattr(executor, "Worker", deadly(tmp_path / "graves", most=1))
     hit = trained(tmp_path / "hit", *EACH, RAY)
-    assert mark.exists(), "nobody was killed"
+    assert list((tmp_path / "graves").iterdir()), "nobody was killed"
     assert same(hit, trained(tmp_path / "calm", *EACH))
 
 
@@ -163,13 +163,14 @@ def test_a_worker_computes_with_as_many_threads_as_it_takes_cpus(
 def test_a_worker_that_always_dies_ends_the_run_and_the_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
 ) -> None:
-    monkeypatch.setattr(executor, "Worker", deadly())
+    monkeypatch.setattr(executor, "Worker", deadly(tmp_path / "graves", most=2 * ATTEMPTS))
     monkeypatch.setattr(executor, "ATTEMPTS", attempts)  # each is a start of a process
     folder = tmp_path / "run"
     settings = (*SMALL, *EACH, RAY, "engine.workers=1")
     result = CliRunner().invoke(app, ["run", QUICKSTART, *settings, f"--run-dir={folder}"])
     assert result.exit_code == 1, result.output
     assert f"died {attempts} times over the same block of clients" in result.stderr
+    assert len(list((tmp_path / "graves").iterdir())) == attempts
     assert "--resume" in result.stderr
     assert "Traceback" not in result.stderr
 
