@@ -51,6 +51,8 @@ def _run(grid: Grid, settings: Mapping[str, str]) -> None:
     with taken_back(folder, folder / CHECKPOINT):
         if (attack := experiment.attack.name) != "none":
             raise ConfigError(f"attack.name must be none outside simulation, got {attack}")
+        if (slowness := experiment.devices.slowness) != "none":
+            raise ConfigError(f"devices.slowness must be none outside simulation, got {slowness}")
         log_to(folder, console)
         recorders = Recorders([Console(console), *build_recorders(experiment.tracking)])
         wait, resume = experiment.cohort.wait, bool(settings["resume"])
