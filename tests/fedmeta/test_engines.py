@@ -264,7 +264,7 @@ LONG = (
     "maml film",
     "maml one rate",
 )
-"""Learners whose programs through convolutions or norms are long, beside others that are as long."""
+"""Long programs through convolutions and norms; maml and meta-sgd take second derivatives there."""
 MODEL_OF = dict(zip(LEARNER_CASES, cycle(MODEL_CASES), strict=False)) | dict.fromkeys(LONG, "mlp")
 """Each learner with one of the models: recording takes seconds."""
 EVERY = [
