@@ -89,7 +89,9 @@ class DeviceSettings:
         if self.deadline is not None and not self.deadline > 0:
             raise ConfigError(f"devices.deadline must be above 0, got {self.deadline!r}")
         if self.slowness == "none" and (self.dropout or self.deadline is not None):
-            raise ConfigError("devices.slowness must be equal or half_normal with dropout or deadline")
+            raise ConfigError(
+                "devices.slowness must be equal or half_normal with dropout or deadline"
+            )
 
 
 @dataclass(frozen=True)
