@@ -1,6 +1,6 @@
 """Bulyan: many clients by Krum, and of each number the mean of what is close to their median.
 
-El Mhamdi et al., ICML 2018, section 4. A minority close to the others can still be far off in a few
+El Mhamdi et al., ICML 2018. A minority close to the others can still be far off in a few
 numbers, which Krum does not see.
 """
 

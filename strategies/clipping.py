@@ -15,7 +15,7 @@ def geometric_median(
 ) -> Mix:
     """The point whose weighted sum of distances is least; stands attackers of less than half the weight.
 
-    Smoothed Weiszfeld (Pillutla et al. 2022, algorithm 2): ``z <- sum_i b_i x_i / sum_i b_i`` with
+    Smoothed Weiszfeld (Pillutla et al. 2022): ``z <- sum_i b_i x_i / sum_i b_i`` with
     ``b_i = w_i / max(nu, |z - x_i|)``. It starts at the median of each number, which attackers cannot
     move far, and ends when a step is shorter than ``tolerance`` times the distances' harmonic mean.
     """
@@ -43,7 +43,7 @@ def clipped_mean(stack: Tensor, weights: Tensor, radius: float) -> Mix:
 def centred_clipping(stack: Tensor, centre: Tensor, radius: float, iterations: int = 1) -> Mix:
     """``v <- v + mean_i (x_i - v) min(1, radius / |x_i - v|)`` from ``centre``, the last delta.
 
-    Karimireddy, He and Jaggi, ICML 2021, algorithm 2. What the weights that come out lack to 1 is the
+    Karimireddy, He and Jaggi, ICML 2021. What the weights that come out lack to 1 is the
     weight of the centre.
     """
     point, mixed = centre, torch.zeros(len(stack), dtype=torch.float64)

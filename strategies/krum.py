@@ -34,7 +34,7 @@ def multi_krum(stack: Tensor, attackers: int, keep: int) -> Mix:
 
 
 def scores(distances: Floats, attackers: int) -> Floats:
-    """``[clients]``: sum of the distances to the n - f - 2 nearest others (section 4)."""
+    """``[clients]``: sum of the distances to the n - f - 2 nearest others."""
     neighbours = len(distances) - attackers - 2
     return np.asarray(np.sort(distances, axis=1)[:, :neighbours].sum(axis=1))
 

@@ -47,7 +47,7 @@ def trimmed_mean_needs(trim: int) -> Needs:
 
 
 def krum_needs(attackers: int, keep: int = 1) -> Needs:
-    """``2 f + 3`` (Blanchard et al. 2017, proposition 4.2); what is kept fits in the honest ones."""
+    """``2 f + 3`` (Blanchard et al. 2017); what is kept fits in the honest ones."""
     if keep < 1:
         raise ConfigError(f"strategy.keep must be a whole number >= 1, got {keep}")
     least = 2 * _count("attackers", attackers) + 3
@@ -57,7 +57,7 @@ def krum_needs(attackers: int, keep: int = 1) -> Needs:
 
 
 def bulyan_needs(attackers: int) -> Needs:
-    """``4 f + 3`` (El Mhamdi et al. 2018, section 4)."""
+    """``4 f + 3`` (El Mhamdi et al. 2018)."""
     return Needs(4 * _count("attackers", attackers) + 3, f"strategy.attackers {attackers}")
 
 

@@ -30,7 +30,7 @@ def plain_krum(vectors: dict[int, np.ndarray], f: int) -> int:
 
 
 def plain_bulyan(stack: np.ndarray, f: int) -> tuple[list[int], np.ndarray]:
-    """El Mhamdi et al. 2018, section 4: theta = n - 2f picks, then beta = theta - 2f values a number."""
+    """El Mhamdi et al. 2018: theta = n - 2f picks, then beta = theta - 2f values a number."""
     left, picked = dict(enumerate(stack)), []
     for _ in range(len(stack) - 2 * f):
         picked.append(plain_krum(left, f))

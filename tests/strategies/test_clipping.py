@@ -88,7 +88,7 @@ def test_weights_are_clients_that_come_several_times() -> None:
 def test_attackers_move_the_geometric_median_by_a_bounded_distance(
     share: float, size: float
 ) -> None:
-    """Lopuhaa and Rousseeuw 1991, theorem 2.2: by at most 2 (1 - a) / (1 - 2 a) times the honest radius."""
+    """Lopuhaa and Rousseeuw 1991: by at most 2 (1 - a) / (1 - 2 a) times the honest radius."""
     honest = draw(20 - round(20 * share), 10).float()
     stack = torch.cat([honest, torch.full((round(20 * share), 10), size)])
     found = geometric_median(stack, torch.ones(20)).delta
@@ -120,7 +120,7 @@ def test_clipping_by_hand() -> None:
 
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_centred_clipping_is_that_of_the_paper(iterations: int) -> None:
-    """Karimireddy et al. 2021, algorithm 2."""
+    """Karimireddy et al. 2021."""
     stack, v, radius = draw(6, 5), draw(1, 5, seed=1)[0], 1.2
     expected = v
     for _ in range(iterations):

@@ -19,7 +19,7 @@ def draw(clients: int, numbers: int, seed: int = 0) -> Tensor:
 
 
 def plain_scores(vectors: list[np.ndarray], f: int) -> list[float]:
-    """Blanchard et al. 2017, section 4: s(i) = sum over the n - f - 2 closest j != i of |V_i - V_j|^2."""
+    """Blanchard et al. 2017: s(i) = sum over the n - f - 2 closest j != i of |V_i - V_j|^2."""
     n = len(vectors)
     return [
         sum(sorted(float(((v - u) ** 2).sum()) for j, u in enumerate(vectors) if j != i)[: n - f - 2])
