@@ -16,6 +16,12 @@ def finite(stack: Params) -> Tensor:
     return torch.stack(checks).all(dim=0)
 
 
+def lengths(stack: Params) -> Tensor:
+    """Euclidean length of every client's numbers, all names together, float64 ``[clients]``."""
+    rows = [values.double().reshape(len(values), -1) for values in stack.values()]
+    return torch.stack([row.square().sum(dim=1) for row in rows]).sum(dim=0).sqrt()
+
+
 def weighted_sum(stack: Params, weights: Tensor) -> Params:
     """``sum_c weights[c] stack[c]``, added in client order."""
     return {

@@ -64,9 +64,14 @@ def summed(replies: Replies, weight_column: str) -> Replies:
 
 def column(replies: Replies, name: str) -> Tensor:
     """A column as weights ``[clients]``; ``one`` is 1 for every client."""
+    return said(replies.columns, name, len(replies.clients))
+
+
+def said(columns: Metrics, name: str, clients: int) -> Tensor:
+    """The same of so many clients' columns, float64."""
     if name == "one":
-        return torch.ones(len(replies.clients), dtype=torch.float64)
-    return replies.columns[name].to(torch.float64)
+        return torch.ones(clients, dtype=torch.float64)
+    return columns[name].to(torch.float64)
 
 
 def join(a: Replies, b: Replies) -> Replies:

@@ -8,10 +8,13 @@ from itertools import pairwise
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fedmeta.data.federation import Split
+from fedmeta.data.federation import MOST_CLIENTS, SPLITS, Split
 from fedmeta.evaluation import Scores
 from fedmeta.packing import pack_params, unpack_params
 from fedmeta.replies import Replies
+
+LIMIT = len(SPLITS) * MOST_CLIENTS
+"""Ids of clients are below it."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ def pack_roster(version: str, hosted: Mapping[Split, Sequence[int]]) -> ConfigRe
     for split, ids in hosted.items():
         node[split] = [edge for run in runs(ids) for edge in (run.start, run.stop)]
     return node
+
+
+def unpack_runs(edges: object) -> tuple[range, ...]:
+    """Ids of ``pack_roster`` as ranges. Raises ValueError."""
+    if not isinstance(edges, list) or len(edges) % 2:
+        raise ValueError(f"expected [start, stop, ...], got {edges!r}")
+    runs = tuple(range(*pair) for pair in zip(edges[::2], edges[1::2], strict=True))
+    if not all(0 <= run.start < run.stop <= LIMIT for run in runs):
+        raise ValueError(f"expected ids of 0 to {LIMIT} as [start, stop, ...], got {edges!r}")
+    return runs
 
 
 def runs(ids: Sequence[int]) -> list[range]:

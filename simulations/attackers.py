@@ -8,7 +8,6 @@ all workers, and what they send does not depend on how many workers there are.
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from fedmeta.params import concatenate, select
 from fedmeta.replies import Replies, usable
 from fedmeta.settings import AttackSettings
 from fedmeta.types import Params
-from fedmeta.wire import pack_replies, unpack_replies, unpack_work
+from fedmeta.wire import pack_replies, unpack_replies, unpack_runs, unpack_work
 from simulations.attacks import inner_product, little_is_enough, noise, sign_flip
 from simulations.grid import Executor
 
@@ -137,7 +136,6 @@ def _replaced(
 
 
 def _train_clients(answer: RecordDict) -> Clients:
-    """The ids that a node says it hosts, from the runs of ``wire.pack_roster``."""
-    edges: Any = answer.config_records["node"]["train"]
-    runs = [np.arange(*edge) for edge in zip(edges[::2], edges[1::2], strict=True)]
-    return np.concatenate([np.empty(0, dtype=np.int64), *runs])
+    """The ids that a node says it hosts."""
+    runs = unpack_runs(answer.config_records["node"]["train"])
+    return np.array([client for run in runs for client in run], dtype=np.int64)

@@ -16,8 +16,8 @@ from fedmeta.tracking.place import Place
 from fedmeta.tracking.recorder import Row
 from simulations.rows import identity, read_row, row_with
 from simulations.run import run
-from strategies.opening import open_config
-from strategies.state import CHECKPOINT, CONFIG
+from strategies.opening import open_run
+from strategies.state import CHECKPOINT
 from strategies.stock import STRATEGIES
 
 
@@ -56,7 +56,7 @@ class Cell:
             self._same(self.row_file, row)
             return True
         if (self.folder / CHECKPOINT).exists():
-            self._same(self.folder, identity(open_config(self.folder / CONFIG, [])))
+            self._same(self.folder, identity(open_run(self.folder)))
         return False
 
     def _same(self, where: Path, found: Row) -> None:
@@ -93,8 +93,9 @@ def run_task(task: Task) -> None:
     """
     alone, begun = prepare(task)
     run(alone, task.folder, resume=begun, pictures=False)
-    row = row_with(build(task.sections, STRATEGIES), task.folder)
-    write_lines(task.row_file, [row])  # compact: per client scores are long
+    write_lines(
+        task.row_file, [row_with(alone, task.folder)]
+    )  # compact: scores of clients are long
 
 
 def prepare(task: Task) -> tuple[Experiment, bool]:

@@ -13,7 +13,7 @@ from fedmeta.run_folder import read_lines
 from fedmeta.tracking.place import Place
 from fedmeta.tracking.progress import Progress
 from fedmeta.tracking.recorder import Row
-from strategies.opening import open_config
+from strategies.opening import open_run
 from strategies.state import CONFIG, fingerprint, non_default
 
 DIGITS = 6
@@ -23,9 +23,7 @@ COSTS = ("bytes", "client_updates", "gradients", "simulated_seconds")
 
 def row_of(folder: Path) -> Row:
     """The row of a finished run folder. Raises RunFolderError where there is none."""
-    if not (folder / CONFIG).exists():
-        raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
-    return row_with(open_config(folder / CONFIG, []), folder)
+    return row_with(open_run(folder), folder)
 
 
 def row_with(experiment: Experiment, folder: Path) -> Row:

@@ -20,7 +20,7 @@ from simulations.report.contenders import problems
 from simulations.report.ranking import ranking
 from simulations.rows import read_rows
 from simulations.run import special_pictures
-from strategies.opening import open_config
+from strategies.opening import open_run
 from strategies.state import CONFIG
 
 Mode = Literal["offline", "online"]
@@ -33,7 +33,7 @@ def sync(folders: Sequence[Path], mode: Mode | None, project: str | None) -> Ite
     for folder in folders:
         runs = _runs(folder)
         for run in runs:
-            settings = _chosen(_opened(run), mode, project)
+            settings = _chosen(open_run(run), mode, project)
             _or_say(run, lambda: send_run(run, settings))  # noqa: B023 (called at once)
             yield f"{run}: {settings.mode}, project {settings.project}"
         if runs and (folder / "rows").is_dir():
@@ -49,7 +49,7 @@ def send_run(folder: Path, settings: WandbSettings) -> None:
     One that is not finished is sent as far as it is. Raises RunFolderError where there is no run, and
     whatever W&B raises.
     """
-    experiment, summary = _opened(folder), _summary(folder)
+    experiment, summary = open_run(folder), _summary(folder)
     tracking = replace(experiment.tracking, wandb=settings)
     run = Run(replace(experiment, tracking=tracking), folder, 0)
     if summary is not None and not any((folder / "plots").glob("*.png")):
@@ -147,12 +147,6 @@ def _sent(folder: Path, settings: WandbSettings) -> bool:
         return found["project"] == settings.project and found["mode"] in ("online", settings.mode)
     except (OSError, ValueError, KeyError):
         return False
-
-
-def _opened(folder: Path) -> Experiment:
-    if not (folder / CONFIG).exists():
-        raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
-    return open_config(folder / CONFIG, [])
 
 
 def _runs(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedmeta.params import weighted_sum
-from fedmeta.replies import Replies, column
+from fedmeta.replies import Replies, column, said
 from fedmeta.types import Params
 from strategies.gathered import Gathered, Memory, gather
 from strategies.weighting import ByColumn
@@ -54,7 +54,7 @@ def mean_of_sums(replies: Sequence[Replies], weighting: ByColumn) -> Params:
         if reply.summed
     ]
     if each := [reply for reply in replies if not reply.summed]:
-        gathered = gather(each, {}, 0)
-        alone = weighting.said(gathered.columns, len(gathered))
+        gathered = gather(each, {})
+        alone = said(gathered.columns, weighting.column, len(gathered))
         parts.append(weighted_sum(gathered.deltas, alone / total))
     return {name: torch.stack([part[name] for part in parts]).sum(dim=0) for name in parts[0]}

@@ -7,7 +7,7 @@ like (Nguyen et al., AISTATS 2022, "Federated Learning with Buffered Asynchronou
 """
 
 from dataclasses import dataclass, replace
-from math import pi, sqrt
+from math import inf, pi, sqrt
 
 import numpy as np
 import torch
@@ -91,20 +91,15 @@ def on_time(checked: Checked, clock: Clock | None, began: float) -> Timed:
     """Let simulated devices take their time: each reply's columns say how many seconds it took."""
     if clock is None:
         return Timed(checked, began, began)
-    replies = [_taking(reply, clock) for reply in checked.replies]
-    deadline = clock.settings.deadline
-    if deadline is None:
-        last = max((float(reply.columns[TOOK].max()) for reply in replies), default=0.0)
-        return Timed(replace(checked, replies=replies), began, began + last)
+    deadline = clock.settings.deadline or inf
     kept, late, last = list[Replies](), dict[int, str](), 0.0
-    for reply in replies:
+    for reply in (_taking(reply, clock) for reply in checked.replies):
         took = reply.columns[TOOK]
-        last = max(last, float(took.max()))
-        slow = took > deadline
+        last, slow = max(last, float(took.max())), took > deadline
         pairs = zip(reply.clients, took.tolist(), slow.tolist(), strict=True)
         late |= {c: f"{t:.0f} s (simulated), past the deadline" for c, t, over in pairs if over}
         if not slow.all():
-            kept.append(some(reply, ~slow))
+            kept.append(some(reply, ~slow) if slow.any() else reply)
     dropped = checked.dropped | late
     return Timed(
         replace(checked, replies=kept, dropped=dropped), began, began + min(last, deadline)

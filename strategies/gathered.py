@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fedmeta.params import concatenate, select
+from fedmeta.params import concatenate, lengths, select
 from fedmeta.replies import Replies
 from fedmeta.types import Metrics, Params
 
@@ -26,7 +26,6 @@ class Gathered:
     """What clients say of themselves, float64 ``[clients]``."""
     params: Params = field(default_factory=dict)
     """What they were sent."""
-    round: int = 0
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -47,11 +46,7 @@ class Gathered:
 
     def lengths(self) -> Tensor:
         """Euclidean length of every delta, float64 ``[clients]``."""
-        squares = [
-            values.double().reshape(len(self), -1).square().sum(dim=1)
-            for values in self.deltas.values()
-        ]
-        return torch.stack(squares).sum(dim=0).sqrt()
+        return lengths(self.deltas)
 
     def some(self, chosen: Tensor) -> "Gathered":
         """The clients at these positions."""
@@ -60,11 +55,10 @@ class Gathered:
             select(self.deltas, chosen),
             select(self.columns, chosen),
             self.params,
-            self.round,
         )
 
 
-def gather(replies: Sequence[Replies], params: Params, round: int) -> Gathered:
+def gather(replies: Sequence[Replies], params: Params) -> Gathered:
     """Replies of one delta a client, put in client order."""
     clients = torch.tensor([client for reply in replies for client in reply.clients])
     shared = set.intersection(*(set(reply.columns) for reply in replies))
@@ -75,6 +69,5 @@ def gather(replies: Sequence[Replies], params: Params, round: int) -> Gathered:
         {name: deltas[name] for name in sorted(deltas)},
         {name: values.double() for name, values in concatenate(columns).items()},
         params,
-        round,
     )
     return whole.some(clients.argsort())

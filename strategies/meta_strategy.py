@@ -180,10 +180,9 @@ class MetaStrategy(Strategy):
         replies, memory, buffer = timed.checked.replies, self.state.memory, self.rules.buffer
         if buffer is None:
             enough = self._enough(timed.checked.clients, round)
-            params = self.state.params
-            made = self.rules.combine(replies, params, round, memory) if enough else None
+            made = self.rules.combine(replies, self.state.params, memory) if enough else None
             return made, timed.now
-        begun = gather(replies, {}, round) if replies else None
+        begun = gather(replies, {}) if replies else None
         count, step = self.experiment.cohort.clients, round - self.state.tally.idle_rounds
         arrived = buffer.exchange(begun, timed.arrives(begun), count, step, memory)
         self.state = replace(self.state, memory=arrived.memory)

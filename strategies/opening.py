@@ -38,9 +38,7 @@ def open_old(
     folder: Path, config: Path | None, overrides: Sequence[str]
 ) -> tuple[Experiment, Path]:
     """The experiment of a run folder, or of a config that must agree with its checkpoint."""
-    saved = folder / CONFIG
-    if not saved.exists():
-        raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
+    saved = config_of(folder)
     experiment = open_config(config or saved, overrides)
     behind = load_state(folder, experiment).round
     if experiment.rounds < behind:
@@ -48,3 +46,15 @@ def open_old(
             f"rounds must be at least the {behind} rounds behind, got {experiment.rounds}"
         )
     return experiment, folder
+
+
+def open_run(folder: Path) -> Experiment:
+    """The experiment of a run folder, finished or not. Raises RunFolderError where it is none."""
+    return open_config(config_of(folder), [])
+
+
+def config_of(folder: Path) -> Path:
+    """The config that a run folder holds. Raises RunFolderError where there is none."""
+    if not (saved := folder / CONFIG).exists():
+        raise RunFolderError(f"{folder}: is not a run folder, it has no {CONFIG}")
+    return saved

@@ -12,11 +12,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedmeta import __version__
-from fedmeta.data.federation import MOST_CLIENTS, SPLITS, Clients, Split
+from fedmeta.data.federation import SPLITS, Clients, Split
 from fedmeta.errors import FedmetaError
-from fedmeta.wire import Work, pack_work, short
+from fedmeta.wire import Work, pack_work, short, unpack_runs
 
-LIMIT = len(SPLITS) * MOST_CLIENTS
 ASKED, POLLED = 300.0, 1.0
 """Seconds that a node may take to say what it hosts; seconds between two looks at who is connected."""
 NAMED = 20
@@ -154,7 +153,7 @@ def _spans(reply: Message) -> Spans:
         raise FedmetaError(reply.error.reason or "it failed and gave no reason")
     try:
         record = reply.content.config_records["node"]
-        spans = tuple(_runs(record[split]) for split in SPLITS)
+        spans = tuple(unpack_runs(record[split]) for split in SPLITS)
     except (KeyError, TypeError, ValueError) as e:
         raise FedmetaError(f"it gave no roster ({type(e).__name__}: {e})") from e
     if record["version"] != __version__:
@@ -184,12 +183,3 @@ def _described(reply: Message, spans: Spans) -> str:
     limits = reply.content.config_records.get("limits") or ConfigRecord()
     said = [f"{count} {split} clients" for split, count in counts if count]
     return ", ".join([*said, *(f"{key} {short(value)}" for key, value in limits.items())])
-
-
-def _runs(edges: object) -> tuple[range, ...]:
-    if not isinstance(edges, list) or len(edges) % 2:
-        raise ValueError(f"expected [start, stop, ...], got {edges!r}")
-    runs = tuple(range(*pair) for pair in zip(edges[::2], edges[1::2], strict=True))
-    if not all(0 <= run.start < run.stop <= LIMIT for run in runs):
-        raise ValueError(f"expected ids of 0 to {LIMIT} as [start, stop, ...], got {edges!r}")
-    return runs

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fedmeta.replies import Replies
+from fedmeta.replies import Replies, said
 from fedmeta.types import Metrics, Params
 from strategies.aggregation import Aggregation, WeightedMean, mean_of_sums
 from strategies.buffer import Buffer
@@ -45,14 +45,12 @@ class Rules:
                 return column
         return ""
 
-    def combine(
-        self, replies: Sequence[Replies], params: Params, round: int, memory: Memory
-    ) -> Outcome:
+    def combine(self, replies: Sequence[Replies], params: Params, memory: Memory) -> Outcome:
         """Many deltas become one."""
         if any(reply.summed for reply in replies):
             assert isinstance(self.weighting, ByColumn)
             return self._of_sums(replies, self.weighting, memory)
-        return self.weigh(gather(replies, params, round), memory)
+        return self.weigh(gather(replies, params), memory)
 
     def weigh(self, gathered: Gathered, memory: Memory) -> Outcome:
         """The same of deltas that are side by side."""
@@ -65,7 +63,7 @@ class Rules:
     @staticmethod
     def _of_sums(replies: Sequence[Replies], weighting: ByColumn, memory: Memory) -> Outcome:
         outcome = uncounted(replies)
-        weights = weighting.said(outcome.columns, len(outcome.clients))
+        weights = said(outcome.columns, weighting.column, len(outcome.clients))
         return outcome._replace(
             delta=mean_of_sums(replies, weighting),
             weights=weights / weighting.total(weights),

@@ -10,7 +10,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedmeta.compression import expand
-from fedmeta.params import select
+from fedmeta.params import lengths, select
 from fedmeta.replies import Replies, column, drop_unusable
 from fedmeta.settings import WireSettings
 from fedmeta.types import Params
@@ -161,13 +161,13 @@ def _without_outliers(
     Lengths differ by what data clients have and how far training is, so nothing is compared with a
     number that somebody would have to choose: only with others, now and before.
     """
-    lengths = [_lengths(reply, expected.weight_column) for reply in replies]
-    moving = sorted(length for each in lengths for length in each.tolist() if length > 0)
+    long = [_lengths(reply, expected.weight_column) for reply in replies]
+    moving = sorted(length for each in long for length in each.tolist() if length > 0)
     usual = median_low(moving) if len(moving) >= MAJORITY else 0.0
     bound = expected.outlier * max(usual, expected.longest) or float("inf")
     kept: list[Replies] = []
     still: list[int] = []
-    for reply, each in zip(replies, lengths, strict=True):
+    for reply, each in zip(replies, long, strict=True):
         good = (each <= bound).expand(len(reply.clients))
         often = float(each.max()) / bound * expected.outlier
         reason = f"its delta is {often:.2g} times as long as others, at most {expected.outlier:g}"
@@ -185,13 +185,10 @@ def _without_outliers(
 
 def _lengths(reply: Replies, weight_column: str) -> Tensor:
     """Euclidean length of every delta, ``[clients]``; of a sum, that of its mean, ``[1]``."""
-    rows = 1 if reply.summed else len(reply.clients)
-    deltas = [value.double().reshape(rows, -1) for value in reply.deltas.values()]
-    squares = [delta.square().sum(dim=1) for delta in deltas]
-    lengths = torch.stack(squares).sum(dim=0).sqrt()
     if not reply.summed:
-        return lengths
-    return lengths / column(reply, weight_column).sum()
+        return lengths(reply.deltas)
+    whole = lengths({name: value[None] for name, value in reply.deltas.items()})
+    return whole / column(reply, weight_column).sum()
 
 
 def some(reply: Replies, good: Tensor) -> Replies:

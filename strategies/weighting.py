@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fedmeta.types import Metrics
+from fedmeta.replies import said
 from strategies.gathered import Gathered, Memory
 
 Normalise = Literal["sum", "mean", "none"]
@@ -42,13 +42,8 @@ class ByColumn(Weighting):
 
     def __call__(self, gathered: Gathered, memory: Memory) -> tuple[Tensor, Memory]:
         """The numbers, normalised."""
-        weights = self.said(gathered.columns, len(gathered))
+        weights = said(gathered.columns, self.column, len(gathered))
         return weights / self.total(weights), memory
-
-    def said(self, columns: Metrics, count: int) -> Tensor:
-        """The numbers as they are, float64 ``[clients]``."""
-        one = torch.ones(count, dtype=torch.float64)
-        return one if self.column == "one" else columns[self.column].double()
 
     def total(self, weights: Tensor) -> Tensor:
         """What is divided by."""

@@ -116,7 +116,7 @@ def test_the_others_train_as_if_the_bad_were_not_there(tmp_path: Path) -> None:
     (start, _), good = first_params(experiment), [0, 1, 2, 4, 6, 7, 8, 9]
     rules = experiment.strategy.rules()
     replies = Cohort.open(experiment).train(start, good, 1, ClientStates(tmp_path / "states"))
-    delta = rules.combine([replies], start, 1, {}).delta
+    delta = rules.combine([replies], start, {}).delta
     expected, _ = rules.optimizer.step(start, delta, {}, 0.0)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

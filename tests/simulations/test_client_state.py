@@ -152,7 +152,7 @@ def test_a_torn_state_costs_its_own_client_and_no_other(tmp_path: Path) -> None:
     replies = Cohort.open(experiment).train(before.params, others, 3, ClientStates(states))
     found = trained(tmp_path / "run", "fedper", *everybody, "rounds=3", resume=True)
     rules = experiment.strategy.rules()
-    delta = rules.combine([replies], before.params, 3, {}).delta
+    delta = rules.combine([replies], before.params, {}).delta
     expected, _ = rules.optimizer.step(before.params, delta, before.optimizer, 2 / 3)
     assert same(found, expected)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())

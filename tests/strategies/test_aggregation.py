@@ -16,7 +16,7 @@ CLIENTS, PARTITIONS = 12, 20
 
 
 def weighted_mean(replies: list[Replies], column: str) -> Params:
-    return Rules(ByColumn(column), ServerOptimizer("SGD", 1.0)).combine(replies, {}, 1, {}).delta
+    return Rules(ByColumn(column), ServerOptimizer("SGD", 1.0)).combine(replies, {}, {}).delta
 
 
 def answer(deltas: dict[int, list[float]], examples: list[int]) -> Replies:

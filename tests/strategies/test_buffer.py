@@ -176,7 +176,7 @@ def begun(clients: list[int], step: int) -> Gathered:
     """Deltas that tell whose they are, and since when."""
     ids = torch.tensor(clients)
     deltas = {"w": torch.stack([ids.double(), torch.full_like(ids, step).double()], dim=1)}
-    return Gathered(ids, deltas, {"loss": ids.double() / 10}, {}, step)
+    return Gathered(ids, deltas, {"loss": ids.double() / 10})
 
 
 def test_the_first_to_come_in_go_out_in_client_order() -> None:

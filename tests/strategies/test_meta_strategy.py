@@ -47,7 +47,7 @@ def test_a_step_that_is_not_finite_is_not_taken(caplog: pytest.LogCaptureFixture
     server = strategy(ServerState(4, PARAMS))
     server.rules = Rules(WEIGHTINGS["examples"], ServerOptimizer("SGD", 10.0))
     replies = Replies([7], {"w": torch.full((1, 2), 3e38)}, {"examples": torch.tensor([40.0])})
-    outcome = server.rules.combine([replies], PARAMS, 5, {})
+    outcome = server.rules.combine([replies], PARAMS, {})
     assert not server._step(outcome, 5)
     assert server.state.params is PARAMS
     assert "the step is not finite" in caplog.text

@@ -69,8 +69,8 @@ def test_client_order_and_nodes_leave_no_trace(rules: Rules) -> None:
     memory: tuple[Memory, Memory] = {}, {}
     for round in (1, 2):
         whole = cohort(round)
-        a = rules.combine([whole], params(), round, memory[0])
-        b = rules.combine(scattered(whole, round), params(), round, memory[1])
+        a = rules.combine([whole], params(), memory[0])
+        b = rules.combine(scattered(whole, round), params(), memory[1])
         assert a.clients == b.clients == whole.clients
         assert equal(a.delta, b.delta)
         assert equal(a.memory, b.memory)
@@ -82,12 +82,12 @@ def test_client_order_and_nodes_leave_no_trace(rules: Rules) -> None:
 
 def test_the_order_of_params_leaves_no_trace(rules: Rules) -> None:
     """A checkpoint keeps none: after a resume clients are sent the same params in another order."""
-    memory = rules.combine([cohort(1)], params(), 1, {}).memory
+    memory = rules.combine([cohort(1)], params(), {}).memory
     whole, given = cohort(2), params()
     backwards = {name: whole.deltas[name] for name in reversed(whole.deltas)}
     turned = {name: given[name] for name in reversed(given)}
-    expected = rules.combine([whole], given, 2, memory)
-    found = rules.combine([replace(whole, deltas=backwards)], turned, 2, memory)
+    expected = rules.combine([whole], given, memory)
+    found = rules.combine([replace(whole, deltas=backwards)], turned, memory)
     assert equal(found.delta, expected.delta)
     assert equal(found.memory, expected.memory)
 
@@ -102,7 +102,7 @@ def test_zero_deltas_move_nothing(rules: Rules) -> None:
     for round in (1, 2):
         still = cohort(round)
         zeros = {name: torch.zeros_like(value) for name, value in still.deltas.items()}
-        outcome = rules.combine([replace(still, deltas=zeros)], moved, round, memory)
+        outcome = rules.combine([replace(still, deltas=zeros)], moved, memory)
         moved, state = rules.optimizer.step(moved, outcome.delta, state, 0.0)
         memory = outcome.memory
         for name, value in params().items():
@@ -111,21 +111,21 @@ def test_zero_deltas_move_nothing(rules: Rules) -> None:
 
 def test_a_round_leaves_what_it_is_given_alone(rules: Rules) -> None:
     """Replies, params and memory, after the memory of a first round."""
-    memory = rules.combine([cohort(1)], params(), 1, {}).memory
+    memory = rules.combine([cohort(1)], params(), {}).memory
     kept = {name: value.clone() for name, value in memory.items()}
     replies, given = cohort(2), params()
-    first = rules.combine([replies], given, 2, memory)
+    first = rules.combine([replies], given, memory)
     assert equal(replies.deltas, cohort(2).deltas)
     assert equal(replies.columns, cohort(2).columns)
     assert equal(given, params())
     assert equal(memory, kept)
-    assert equal(first.delta, rules.combine([replies], given, 2, memory).delta)
+    assert equal(first.delta, rules.combine([replies], given, memory).delta)
 
 
 def test_a_step_has_the_shapes_and_dtypes_of_the_params(rules: Rules) -> None:
     for dtype in (torch.float32, torch.float64):
         whole = cohort(0, dtype)
-        for name, value in rules.combine([whole], params(dtype), 1, {}).delta.items():
+        for name, value in rules.combine([whole], params(dtype), {}).delta.items():
             assert (value.shape, value.dtype) == (whole.deltas[name].shape[1:], dtype)
 
 
@@ -141,9 +141,9 @@ def test_sums_of_nodes_are_the_sum_of_deltas(column: str, normalise) -> None:
     """And the ledger hears of the same clients, weights and columns."""
     rules = Rules(ByColumn(column, normalise), ServerOptimizer("SGD", 1.0))
     whole = cohort()
-    each = rules.combine([whole], params(), 1, {})
+    each = rules.combine([whole], params(), {})
     nodes = [summed(part, column) for part in scattered(whole, 1)]
-    found = rules.combine(nodes, params(), 1, {})
+    found = rules.combine(nodes, params(), {})
     for name, value in each.delta.items():
         torch.testing.assert_close(found.delta[name], value, rtol=1e-14, atol=1e-14)
     assert each.weights is not None
@@ -160,7 +160,7 @@ def test_only_columns_that_all_nodes_have_are_told() -> None:
     del second.columns["loss"]
     found = uncounted([first, second, third])
     assert list(found.columns) == ["alpha", "examples", "loss_after", "staleness"]
-    assert gather([first, second, third], {}, 1).columns.keys() == found.columns.keys()
+    assert gather([first, second, third], {}).columns.keys() == found.columns.keys()
     assert found.weights is not None
     assert found.weights.tolist() == [0.0] * CLIENTS
     assert uncounted([]).clients == []
@@ -180,10 +180,10 @@ class Counting(Aggregation):
 def test_a_weighting_and_an_aggregation_remember_side_by_side() -> None:
     rules, memory = Rules(Minimax(0.1), ServerOptimizer("SGD", 1.0), Counting()), Memory()
     for round in (1, 2, 3):
-        memory = rules.combine([cohort(round)], params(), round, memory).memory
+        memory = rules.combine([cohort(round)], params(), memory).memory
     alone, plain = Rules(Minimax(0.1), ServerOptimizer("SGD", 1.0)), Memory()
     for round in (1, 2, 3):
-        plain = alone.combine([cohort(round)], params(), round, plain).memory
+        plain = alone.combine([cohort(round)], params(), plain).memory
     assert float(memory.pop("rounds")) == 3
     assert equal(memory, plain)
 
@@ -194,8 +194,8 @@ def test_equal_losses_make_pyramid_the_uniform_mean() -> None:
     whole.columns["alpha"][:] = 0.77
     optimizer = ServerOptimizer("SGD", 1.0)
     pyramid, plain = Rules(LossSigmoid(), optimizer), Rules(WEIGHTINGS["uniform"], optimizer)
-    expected = plain.combine([whole], params(), 1, {}).delta
+    expected = plain.combine([whole], params(), {}).delta
     sums = [summed(part, "alpha") for part in scattered(whole, 0)]
     for replies in ([whole], sums):
-        for name, value in pyramid.combine(replies, params(), 1, {}).delta.items():
+        for name, value in pyramid.combine(replies, params(), {}).delta.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-14, atol=1e-15)

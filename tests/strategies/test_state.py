@@ -253,12 +253,12 @@ def test_every_strategy_goes_on_with_what_it_remembers(
         columns = {name: 0.5 + torch.rand(8, generator=generator) / 2 for name in said}
         return Replies(list(range(seed, seed + 8)), deltas, columns)
 
-    first = rules.combine([replies(1)], draw(0), 1, {})
+    first = rules.combine([replies(1)], draw(0), {})
     save_state(tmp_path, ServerState(1, draw(0), memory=first.memory), quickstart())
     loaded = load_state(tmp_path, quickstart()).memory
     assert same(loaded, first.memory)
     found, expected = (
-        rules.combine([replies(2)], draw(0), 2, memory) for memory in (loaded, first.memory)
+        rules.combine([replies(2)], draw(0), memory) for memory in (loaded, first.memory)
     )
     assert same(found.delta, expected.delta)
     assert same(found.memory, expected.memory)
