@@ -1,6 +1,6 @@
 """How sure it is, for each two contenders, that one is better."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from math import isfinite
@@ -93,14 +93,17 @@ class Comparison:
 
 
 def compare_all(
-    contenders: Mapping[str, Scores], measure: Measure, draw: int = 0
+    contenders: Mapping[str, Scores],
+    measure: Measure,
+    draw: int = 0,
+    couples: Sequence[tuple[str, str]] | None = None,
 ) -> list[Comparison]:
-    """Each two of them, as one family for Holm. ``draw`` seeds the bootstrap over clients."""
+    """The couples, else each two, as one family for Holm. ``draw`` seeds the bootstrap over clients."""
     for name, scores in contenders.items():
         check(name, scores)
     found = [
-        _compare(a, b, pair(a, first, b, second, measure), measure, draw)
-        for (a, first), (b, second) in combinations(contenders.items(), 2)
+        _compare(a, b, pair(a, contenders[a], b, contenders[b], measure), measure, draw)
+        for a, b in (combinations(contenders, 2) if couples is None else couples)
     ]
     adjusted = holm(np.array([comparison.p for comparison in found]))
     return [

@@ -71,13 +71,16 @@ class Grid:
             return cls([path])
         with told(str(path)):
             axes = [_axis(key, value) for key, value in found.items() if key not in HEAD]
+            bases = [path.parent / base for base in _bases(found["base"])]
+            labels = {"base": [_own(base) for base in bases]}
+            labels |= {axis.key: list(axis.choices) for axis in axes}
             return cls(
-                bases=[path.parent / base for base in _bases(found["base"])],
+                bases=bases,
                 axes=axes,
                 name=str(found.get("name") or path.stem),
                 seeds=_seeds(found.get("seeds")),
                 set=_mapping(found.get("set") or {}, "set"),
-                cases=[_case(each, axes) for each in _list(found.get("cases") or [], "cases")],
+                cases=[_case(each, labels) for each in _list(found.get("cases") or [], "cases")],
                 source=str(path),
             )
 
@@ -85,15 +88,14 @@ class Grid:
         """Every combination, in the order of the file. Raises ConfigError that names the cell."""
         for base, *chosen in product(self.bases, *(axis.choices for axis in self.axes)):
             labels = dict(zip((axis.key for axis in self.axes), chosen, strict=True))
-            cases = [case for case in self.cases if case.meets(labels)]
+            cases = [case for case in self.cases if case.meets({"base": _own(base)} | labels)]
             if not any(case.skip for case in cases):
                 with told(self.source, BETWEEN.join(chosen)):
                     setting = self._setting(base, labels, cases)
                 yield setting
 
     def _setting(self, base: Path, labels: dict[str, str], cases: Sequence[Case]) -> Setting:
-        sections = read_mapping(base)
-        own = str(sections.get("name", base.stem))
+        sections, own = read_mapping(base), _own(base)
         for axis in sorted(self.axes, key=lambda axis: axis.key.count(".")):  # sections first
             sections = axis.apply(sections, labels[axis.key])
         for values in (self.set, *(case.set for case in cases)):
@@ -142,19 +144,24 @@ def _axis(key: str, value: Any) -> Axis:
     return Axis(key, {str(label): choice for label, choice in value.items()})
 
 
-def _case(value: Any, axes: Sequence[Axis]) -> Case:
+def _own(base: Path) -> str:
+    """What a base calls itself."""
+    return str(read_mapping(base).get("name", base.stem))
+
+
+def _case(value: Any, labels: Mapping[str, Sequence[str]]) -> Case:
     found = _mapping(value, "cases")
-    by_key = {axis.key: axis for axis in axes}
     where: dict[str, list[str]] = {}
     for key in found.keys() - {"set", "skip"}:
-        if key not in by_key:
-            raise ConfigError(f"cases: {key} is no axis, there are {', '.join(by_key)}")
+        if key not in labels:
+            raise ConfigError(f"cases: {key} is no axis, there are {', '.join(labels)}")
         wanted = found[key] if isinstance(found[key], list) else [found[key]]
         where[key] = [str(label) for label in wanted]
         for label in where[key]:
-            if label not in by_key[key].choices:
-                labels = ", ".join(by_key[key].choices)
-                raise ConfigError(f"cases: {key} has the labels {labels}, got {label}")
+            if label not in labels[key]:
+                raise ConfigError(
+                    f"cases: {key} has the labels {', '.join(labels[key])}, got {label}"
+                )
     return Case(where, _mapping(found.get("set") or {}, "cases.set"), found.get("skip") is True)
 
 

@@ -13,6 +13,7 @@ from simulations.terminal import Debug, console, guard
 
 if TYPE_CHECKING:
     from fedmeta.tracking.recorder import Row
+    from simulations.report.contenders import Problem
 
 
 class Format(StrEnum):
@@ -37,16 +38,29 @@ def report(
             help="Tell the cost to reach this accuracy, 0 to 1 (or loss, where there is none)."
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare with this contender, or with those that have this label, alone: fewer tests, "
+            "so fewer seeds tell."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Write what RUNS say together: who is better and how surely, at what cost, for which clients.
 
     RUNS are run folders, --out folders of fedmeta compare, or files of rows.
     """
-    guard(lambda: _report(runs, out, format, target), debug)
+    guard(lambda: _report(runs, out, format, target, against), debug)
 
 
-def _report(runs: Sequence[Path], out: Path, format: Format | None, target: float | None) -> None:
+def _report(
+    runs: Sequence[Path],
+    out: Path,
+    format: Format | None,
+    target: float | None,
+    against: str | None,
+) -> None:
     require("fedmeta report", "server", "scipy", "matplotlib", "jinja2")
     from fedmeta.checkpoint import write_atomically
     from simulations.rows import read_rows
@@ -54,7 +68,7 @@ def _report(runs: Sequence[Path], out: Path, format: Format | None, target: floa
     kind, rows, given = format or _ending(out), read_rows(runs), ", ".join(map(str, runs))
     if not rows:
         raise RunFolderError(f"{given}: holds no run")
-    content = _content(rows, kind, target)
+    content = _content(rows, kind, target, against)
     if not content:
         lacking = "scores of single clients" if kind is Format.CSV else "results"
         raise RunFolderError(f"{given}: holds no {lacking}, of which {kind} would consist")
@@ -72,12 +86,16 @@ def _ending(out: Path) -> Format:
         ) from e
 
 
-def _content(rows: Sequence["Row"], kind: Format, target: float | None) -> bytes:
+def _content(
+    rows: Sequence["Row"], kind: Format, target: float | None, against: str | None
+) -> bytes:
     from simulations.report.contenders import problems
 
     found = problems(rows)
     finished = [problem for problem in found if problem.contenders]
     _check(target, [problem.measure for problem in finished])
+    if against is not None:
+        _check_baseline(against, finished)
     if kind is Format.CSV:
         from simulations.report.clients_csv import clients_csv
 
@@ -92,8 +110,17 @@ def _content(rows: Sequence["Row"], kind: Format, target: float | None) -> bytes
     from simulations.report.section import section
 
     write = page if kind is Format.HTML else markdown_page
-    sections = [section(problem, target) for problem in found]
+    sections = [section(problem, target, against) for problem in found]
     return write(title(found), sections, made(found)).encode()
+
+
+def _check_baseline(against: str, problems: Sequence["Problem"]) -> None:
+    contenders = [contender for problem in problems for contender in problem.contenders]
+    known = {name for each in contenders for name in (each.name, *each.labels.values())}
+    if against not in known:
+        raise ConfigError(
+            f"--against must be a contender or a label ({', '.join(sorted(known))}), got {against!r}"
+        )
 
 
 def _check(target: float | None, measures: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from markupsafe import Markup
 from simulations.report.looks import Look
 from simulations.report.scales import Scale
 
+BANDS = 8
+"""With more lines in a chart bands would hide each other, and are left out."""
 MARKERS = 12
 """On a line, at most: a point for every evaluation would hide it."""
 
@@ -52,7 +54,8 @@ def line_chart(title: str, description: str, frame: Frame, lines: Sequence[Line]
     svg = new_svg(title, description, frame)
     for line in lines:
         group = add(svg, "g", class_=line.look.classes, data_series=line.look.position)
-        _band(group, frame, line)
+        if len(lines) <= BANDS:
+            _band(group, frame, line)
         points = [frame.at(x, y) for x, y in zip(line.x, line.y, strict=True)]
         corners = _staircase(points) if line.steps else points
         add(group, "path", class_="line", d="M" + "L".join(map(_pair, corners)))

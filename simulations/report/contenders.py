@@ -30,6 +30,11 @@ class Contender:
         return score_of(self.rows[0]["test"]["after"])[0]
 
     @property
+    def labels(self) -> dict[str, str]:
+        """What it is on each axis of its grid; of a run that stands alone nothing."""
+        return dict(self.rows[0]["labels"])
+
+    @property
     def has_clients(self) -> bool:
         """Whether its rows hold the scores of single test clients, as older ones do not."""
         return all(row.get("test_clients") for row in self.rows)

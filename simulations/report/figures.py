@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from simulations.report.charts import Frame, Line, line_chart
+from simulations.report.charts import BANDS, Frame, Line, line_chart
 from simulations.report.contenders import Problem, over_seeds
 from simulations.report.looks import Look
 from simulations.report.scales import Scale, amount_scale, byte_scale, score_scale
@@ -69,6 +69,8 @@ def adaptation(problem: Problem) -> Figure:
 def bands(problem: Problem) -> str:
     """What the bands of the charts are."""
     mean = "mean over seeds" if seeds_of(problem) > 1 else "mean"
+    if len(problem.contenders) > BANDS:
+        return f"Lines: {mean}."
     return f"Lines: {mean}. Bands: 95 % t interval over {units(problem)}."
 
 

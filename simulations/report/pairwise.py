@@ -14,10 +14,13 @@ SIGNS = {"better": "▲ ", "worse": "▼ ", "untold": "≈ "}
 WORDS = {"better": "▲ better", "worse": "▼ worse", "untold": "≈ not told"}
 
 
-def comparisons(problem: Problem) -> tuple[list[Comparison], str]:
-    """Of every two contenders; none, and why, where they cannot be compared."""
+def comparisons(problem: Problem, against: str | None = None) -> tuple[list[Comparison], str]:
+    """Of every two contenders, or each with its baseline; none, and why, where they cannot be compared."""
     if len(problem.contenders) < 2:
         return [], "There is one contender: nothing to compare."
+    couples = None if against is None else with_baseline(problem, against)
+    if couples == []:
+        return [], f"No contender differs from another by {against} alone: nothing to compare."
     old = [contender.name for contender in problem.contenders if not contender.has_clients]
     if len(old) == len(problem.contenders):
         return [], "Not compared client by client: these rows hold no scores of single clients."
@@ -29,9 +32,28 @@ def comparisons(problem: Problem) -> tuple[list[Comparison], str]:
     measure: Measure = "accuracy" if problem.measure == "accuracy" else "loss"
     scores = {c.name: _scores(c) for c in problem.contenders}
     try:
-        return compare_all(scores, measure), ""
+        return compare_all(scores, measure, couples=couples), ""
     except InputError as e:
         return [], f"Not compared: {e}."
+
+
+def with_baseline(problem: Problem, against: str) -> list[tuple[str, str]]:
+    """Each contender and its baseline: the one of that name, or the one of its own labels but for that one.
+
+    So in ``maml · median`` and ``reptile · median`` against ``fedadam``, each meets its own learner's.
+    """
+    names = [contender.name for contender in problem.contenders]
+    if against in names:
+        return [(name, against) for name in names if name != against]
+    at = {frozenset(c.labels.items()): c.name for c in problem.contenders}
+    found = []
+    for contender in problem.contenders:
+        labels = contender.labels
+        others = [frozenset((labels | {axis: against}).items()) for axis in labels]
+        found += [
+            (contender.name, at[o]) for o in others if at.get(o, contender.name) != contender.name
+        ]
+    return found
 
 
 def _scores(contender: Contender) -> dict[int, dict[int, float]]:
@@ -47,8 +69,10 @@ def _scores(contender: Contender) -> dict[int, dict[int, float]]:
     }
 
 
-def statements(found: Sequence[Comparison], best: str) -> tuple[list[str], list[str]]:
-    """About the best contender, and about the others."""
+def statements(found: Sequence[Comparison], best: str | None) -> tuple[list[str], list[str]]:
+    """About the best contender, and about the others; without a best one, all together."""
+    if best is None:
+        return [statement(c) for c in found], []
     about = [statement(c) for c in found if best in (c.a, c.b)]
     return about, [statement(c) for c in found if best not in (c.a, c.b)]
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
+from simulations.report.charts import BANDS
 from simulations.report.contenders import Problem
 from simulations.report.figures import bands
 from simulations.report.looks import Look
@@ -42,8 +43,9 @@ def _draw_curves(axes: Any, problem: Problem) -> None:
         look, x = Look(position), spent(contender, "round")
         y, half = mean_curve(contender)
         axes.plot(x, y, label=contender.name, **look.in_matplotlib())
-        low, high = zip(*((m - h, m + h) for m, h in zip(y, half, strict=True)), strict=True)
-        axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
+        if len(problem.contenders) <= BANDS:
+            low, high = zip(*((m - h, m + h) for m, h in zip(y, half, strict=True)), strict=True)
+            axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
         seen += y
     axes.set_title(problem.name, loc="left", fontweight="bold")
     axes.set_xlabel(f"rounds. {bands(problem)}")

@@ -7,6 +7,7 @@ from simulations.report import pairwise
 from simulations.report.client_figures import clients, distribution
 from simulations.report.contenders import Problem
 from simulations.report.costs import cost_to_reach
+from simulations.report.crossed import crossed
 from simulations.report.figures import Figure, adaptation, curves, seeds_of
 from simulations.report.looks import Look
 from simulations.report.ranking import failures, fairness, ranking
@@ -35,16 +36,18 @@ class Section:
     details: Sequence[Table]
 
 
-def section(problem: Problem, target: float | None) -> Section:
-    """``target`` is a score whose cost is told, None for the usual one."""
+def section(problem: Problem, target: float | None = None, against: str | None = None) -> Section:
+    """``target`` is a score whose cost is told, None for the usual one; ``against`` names a baseline."""
     failed = [failures(problem)] if problem.failed else []
     if not problem.contenders:
         facts = "No cell has finished."
         return Section(problem.name, facts, "", [], [], [], [], failed, [], None, None, [], [])
-    found, why = pairwise.comparisons(problem)
+    found, why = pairwise.comparisons(problem, against)
     best, order = problem.contenders[0], [c.name for c in problem.contenders]
-    about, others = pairwise.statements(found, best.name)
-    matrix, pairs = pairwise.matrix(found, order), pairwise.pairs(found, order)
+    about, others = pairwise.statements(found, best.name if against is None else None)
+    matrix = [pairwise.matrix(found, order)] if against is None else []
+    both = crossed(problem, [] if against is None else found)
+    pairs = pairwise.pairs(found, order)
     details = [pairs, cost_to_reach(problem, target), settings(problem)]
     evenly = fairness(problem)
     score = score_text(best.mean(), best.measure, best.half())
@@ -56,7 +59,9 @@ def section(problem: Problem, target: float | None) -> Section:
         others=others,
         remarks=[why] * bool(why) + _remarks(problem),
         legend=[(c.name, Look(i)) for i, c in enumerate(problem.contenders)],
-        overview=[table for table in (ranking(problem), *failed, matrix) if table.rows],
+        overview=[
+            table for table in (both, ranking(problem), *failed, *matrix) if table and table.rows
+        ],
         figures=[curves(problem), adaptation(problem)],
         distribution=distribution(problem),
         fairness=evenly if evenly.rows else None,

@@ -147,6 +147,21 @@ def test_cases_can_skip(folder: Path) -> None:
     ]
 
 
+def test_cases_can_name_a_base(folder: Path) -> None:
+    (folder / "other.yaml").write_text(BASE.replace("name: base", "name: other"))
+    text = """
+base: [base.yaml, other.yaml]
+name: two
+strategy: {adam: fedadam, avg: {name: fedavg, lr: 0.1}}
+cases:
+  - {base: other, strategy: avg, set: {strategy.lr: 0.3}}
+  - {base: other, strategy: adam, skip: true}
+"""
+    found = cells(folder, text, seeds=[0])
+    assert [c.name for c in found] == ["two-base-adam-0", "two-base-avg-0", "two-other-avg-0"]
+    assert [c.experiment.sections["strategy"].get("lr") for c in found[1:]] == [0.1, 0.3]
+
+
 def test_configs_side_by_side_stay_as_they_are() -> None:
     quickstart = CONFIGS / "quickstart.yaml"
     (cell,) = cells_of([Grid.read(quickstart)], [], None, False, Path("out"))
@@ -202,6 +217,7 @@ def test_put_leaves_the_original_alone_and_says_where_a_key_ends() -> None:
         ("set: [1]", r"set must be a mapping, got \[1\]"),
         ("cases: {learner: a}", "cases must be a list"),
         ("cases: [{learner: maml}]", "cases: learner is no axis, there are"),
+        ("cases: [{base: other}]", "cases: base has the labels base, got other"),
         ("strategy: {a: fedavg}\ncases: [{strategy: b}]", "cases: strategy has the labels a, got b"),
         ("base: 3", "base must be the path of a config, or several, got 3"),
     ],

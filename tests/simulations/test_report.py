@@ -33,6 +33,7 @@ from simulations.report.looks import COLOURS, DARK_COLOURS, DARK_PAPER, PAPER, L
 from simulations.report.made import made, title
 from simulations.report.markdown import markdown_page
 from simulations.report.page import page
+from simulations.report.pairwise import with_baseline
 from simulations.report.picture import draw
 from simulations.report.scales import Scale, client_scale, score_scale
 from simulations.report.section import section
@@ -61,9 +62,10 @@ def contest(problem: str = "omniglot", **more: Any) -> list[Row]:
     return rows
 
 
-def html(rows: Sequence[Row], target: float | None = None) -> str:
+def html(rows: Sequence[Row], target: float | None = None, against: str | None = None) -> str:
     found = problems(rows)
-    return page(title(found), [section(problem, target) for problem in found], made(found))
+    sections = [section(problem, target, against) for problem in found]
+    return page(title(found), sections, made(found))
 
 
 class Parsed(HTMLParser):
@@ -155,6 +157,67 @@ def test_pairs_are_tested_over_seeds_and_corrected_by_holm(rows: list[Row], pars
         matrix = parsed.table("Who beats whom")
         assert matrix[a][b].split()[1] == said["difference"]
         assert float(matrix[b][a].split()[1]) == -float(said["difference"])
+
+
+def test_against_a_name_all_others_are_compared_with_it_and_are_one_family() -> None:
+    rows = contest()
+    every = Parsed(html(rows)).sections["omniglot"]
+    alone = Parsed(html(rows, against="fedavg")).sections["omniglot"]
+    assert [line[:2] for line in alone["Pairs"][1:]] == [["fedadam", "fedavg"], ["krum", "fedavg"]]
+    assert "Who beats whom" in every
+    assert "Who beats whom" not in alone
+    seeds = {
+        n: [fmean(r["test_clients"]["after"]["accuracy"]) for r in of(rows, n)] for n in SKILLS
+    }
+    ps = [stats.ttest_rel(seeds[a], seeds["fedavg"]).pvalue for a in ("fedadam", "krum")]
+    corrected = [float(line[alone["Pairs"][0].index("p (Holm)")]) for line in alone["Pairs"][1:]]
+    assert min(corrected) == pytest.approx(2 * min(ps), rel=0.06)  # of two, not of three
+
+
+def test_against_a_label_each_meets_the_one_that_shares_its_other_labels() -> None:
+    rows = [
+        each | {"name": f"{learner} · {each['name']}"} | {"labels": {"learner": learner} | strategy}
+        for learner in ("maml", "anil")
+        for each in contest()
+        for strategy in [{"strategy": each["name"]}]
+    ]
+    (problem,) = problems(rows)
+    assert sorted(with_baseline(problem, "fedavg")) == [
+        ("anil · fedadam", "anil · fedavg"),
+        ("anil · krum", "anil · fedavg"),
+        ("maml · fedadam", "maml · fedavg"),
+        ("maml · krum", "maml · fedavg"),
+    ]
+    learners = with_baseline(problem, "maml")
+    assert sorted(learners) == [(f"anil · {name}", f"maml · {name}") for name in SKILLS]
+
+
+def test_two_axes_are_crossed_and_the_verdict_against_the_baseline_stands_before_the_score() -> (
+    None
+):
+    rows = [
+        row(f"{rule} · {attack}", seed, skill + 0.001 * ((seed * i) % 3))
+        | {"labels": {"strategy": rule, "attack": attack, "learner": "maml"}}
+        for i, (rule, attack, skill) in enumerate(
+            [
+                ("mean", "none", 0.8),
+                ("mean", "flip", 0.4),
+                ("median", "none", 0.7),
+                ("krum", "flip", 0.6),
+            ]
+        )
+        for seed in SEEDS
+    ]
+    plain = Parsed(html(rows)).table("By strategy and attack")
+    assert list(plain) == ["mean", "median", "krum"]
+    mean = fmean(r["test"]["after"]["accuracy"] for r in of(rows, "krum · flip"))
+    assert plain["krum"]["flip"].startswith(f"{100 * mean:.2f} ± ")
+    assert plain["krum"]["none"] == plain["median"]["flip"] == "—"
+    signed = Parsed(html(rows, against="mean")).table("By strategy and attack")
+    assert signed["mean"] == plain["mean"]
+    assert signed["krum"]["flip"] == "▲ " + plain["krum"]["flip"]
+    assert signed["median"]["none"] == "▼ " + plain["median"]["none"]
+    assert not any(name.startswith("By ") for name in Parsed(html(contest())).sections["omniglot"])
 
 
 def test_the_headline_names_the_best_and_every_pair_is_put_into_words(parsed: Parsed) -> None:
@@ -400,6 +463,9 @@ def test_the_picture_shows_curves_and_ranking_of_each_problem(rows: list[Row]) -
     assert lower.get_ylabel() == "loss, unseen validation clients"
     assert "95 %" in left.get_xlabel()
     assert [label.get_text() for label in right.get_yticklabels()] == list(SKILLS)
+    assert len(left.collections) == len(SKILLS)  # a band for each
+    many = [row(f"strategy {i}", seed) for i in range(9) for seed in SEEDS]
+    assert len(draw(problems(many)).axes[0].collections) == 0
     drawn = left.lines[0].get_ydata()[-1]
     assert drawn == pytest.approx(fmean(row["val"][-1]["accuracy"] for row in of(rows, "fedadam")))
 
@@ -424,6 +490,13 @@ def test_a_chart_puts_points_and_bands_where_they_belong() -> None:
     assert paths[1] == ("line", "M12.0 60.0L112.0 10.0")  # from the middle to the top
     assert paths[0] == ("band", "M12.0 35.0L12.0 85.0Z")  # where the interval is known
     assert paths[2] == ("band", "M12.0 35.0L112.0 10.0L112.0 20.0L12.0 85.0Z")  # not beyond the top
+
+
+def test_many_lines_have_no_bands_that_would_hide_each_other() -> None:
+    unit = Scale("", 0.0, 1.0)
+    lines = [Line(Look(i), "a", [0.0, 1.0], [0.5, 1.0], [0.1, 0.1]) for i in range(9)]
+    assert line_chart("", "", Frame(unit, unit), lines[:8]).count('class="band"') == 8
+    assert line_chart("", "", Frame(unit, unit), lines).count('class="band"') == 0
 
 
 def test_accuracies_near_all_are_drawn_by_odds_those_of_clients_never() -> None:
@@ -488,6 +561,10 @@ def test_the_command_reads_run_folders_and_comparisons(tmp_path: Path) -> None:
     [
         (["nowhere"], "nowhere: is neither a run folder"),
         (["{rows}", "--out", "a.pdf"], "--out must end with one of .html, .md, .csv, .png"),
+        (
+            ["{rows}", "--against", "b"],
+            "--against must be a contender or a label (a, none), got 'b'",
+        ),
         (["{rows}", "--target", "80"], "--target must be an accuracy above 0, at most 1, got 80"),
         (["{empty}"], "holds no run"),
         (["{failed}", "--format", "png"], "holds no results, of which png would consist"),
