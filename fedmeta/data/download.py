@@ -35,10 +35,18 @@ def download(url: str, sha256: str) -> Path:
     try:
         return Path(pooch.retrieve(url, known_hash=f"sha256:{sha256}", path=cache_folder()))
     except (OSError, ValueError) as e:  # no network; a hash that does not match
+        first = _first(e)
         raise DataError(
-            f"cannot download {url} ({type(e).__name__}: {e}); "
+            f"cannot download {url} ({type(first).__name__}: {first}); "
             "set FEDMETA_DATA or data.root to a folder that holds the file"
         ) from e
+
+
+def _first(error: BaseException) -> BaseException:
+    """What all others followed from: the socket's own words and not those of three libraries around it."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
 
 
 def cache_folder() -> Path:
