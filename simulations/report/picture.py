@@ -1,15 +1,20 @@
-"""Learning curves and ranking of every problem as one picture, for a paper or a slide."""
+"""Learning curves, or two axes crossed, and ranking of every problem as one picture."""
 
 from collections.abc import Sequence
 from io import BytesIO
+from math import isnan
 from typing import Any
 
 from simulations.report.charts import BANDS
 from simulations.report.contenders import Problem
-from simulations.report.figures import bands
+from simulations.report.crossed import Crossing, crossing
+from simulations.report.figures import bands, units
 from simulations.report.looks import Look
 from simulations.report.scales import score_scale
 from simulations.report.validation import mean_curve, spent
+
+CURVES = 20
+"""With more lines than that none can be followed."""
 
 
 def picture(problems: Sequence[Problem]) -> bytes:
@@ -20,7 +25,10 @@ def picture(problems: Sequence[Problem]) -> bytes:
 
 
 def draw(problems: Sequence[Problem]) -> Any:
-    """A row of two panels for each problem: validation scores by rounds, test scores with intervals."""
+    """A row of two panels for each problem: validation scores by rounds, test scores with intervals.
+
+    Where contenders of two axes are too many for curves, one axis runs across the left panel instead.
+    """
     from matplotlib.figure import Figure
 
     heights = [max(3.6, 0.8 + 0.34 * len(problem.contenders)) for problem in problems]
@@ -32,7 +40,11 @@ def draw(problems: Sequence[Problem]) -> Any:
         gridspec_kw={"width_ratios": [3, 2], "height_ratios": heights},
     )
     for (left, right), problem in zip(panels, problems, strict=True):
-        _draw_curves(left, problem)
+        found = crossing(problem) if len(problem.contenders) > CURVES else None
+        if found is None:
+            _draw_curves(left, problem)
+        else:
+            _draw_crossing(left, problem, found)
         _draw_ranking(right, problem)
     return figure
 
@@ -52,6 +64,31 @@ def _draw_curves(axes: Any, problem: Problem) -> None:
     axes.set_ylabel(_label(problem, "validation"))
     axes.grid(alpha=0.25)
     _scale(axes, axes.yaxis, problem, seen)
+
+
+def _draw_crossing(axes: Any, problem: Problem, found: Crossing) -> None:
+    places = range(len(found.columns))
+    for position, row in enumerate(found.rows):
+        aside = 0.5 * (
+            position / max(1, len(found.rows) - 1) - 0.5
+        )  # so that intervals can be told apart
+        points = [
+            (x + aside, each.mean(), 0.0 if isnan(each.half()) else each.half())
+            for x, column in zip(places, found.columns, strict=True)
+            if (each := found.at.get((row, column)))
+        ]
+        x, y, half = zip(*points, strict=True)
+        axes.errorbar(
+            x, y, yerr=half, label=row, capsize=2, elinewidth=1, **Look(position).in_matplotlib()
+        )
+    axes.set_title(problem.name, loc="left", fontweight="bold")
+    axes.set_xticks(places, found.columns)
+    axes.set_xlabel(f"{found.across}. Intervals: 95 % t over {units(problem)}.")
+    axes.set_ylabel(_label(problem, "test"))
+    axes.grid(alpha=0.25, axis="y")
+    axes.legend(title=found.down, fontsize="small")
+    if problem.measure == "accuracy":
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
 
 
 def _draw_ranking(axes: Any, problem: Problem) -> None:

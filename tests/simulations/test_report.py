@@ -466,6 +466,23 @@ def test_the_picture_shows_curves_and_ranking_of_each_problem(rows: list[Row]) -
     assert len(left.collections) == len(SKILLS)  # a band for each
     many = [row(f"strategy {i}", seed) for i in range(9) for seed in SEEDS]
     assert len(draw(problems(many)).axes[0].collections) == 0
+    grid = [
+        row(f"{rule} · {attack}", seed) | {"labels": {"strategy": rule, "attack": attack}}
+        for rule in "abcdefg"
+        for attack in ("none", "flip", "noise")
+        for seed in SEEDS
+    ]
+    (found,) = problems(grid)
+    crossing = draw([found]).axes[0]
+    assert {text.get_text() for text in crossing.get_xticklabels()} == {"none", "flip", "noise"}
+    shown = {bars.get_label(): bars.lines[0].get_ydata() for bars in crossing.containers}
+    means = {tuple(c.labels.values()): c.mean() for c in found.contenders}
+    columns = [text.get_text() for text in crossing.get_xticklabels()]
+    assert {
+        (rule, attack): y
+        for rule, ys in shown.items()
+        for attack, y in zip(columns, ys, strict=True)
+    } == means
     drawn = left.lines[0].get_ydata()[-1]
     assert drawn == pytest.approx(fmean(row["val"][-1]["accuracy"] for row in of(rows, "fedadam")))
 
