@@ -12,6 +12,7 @@ import torch
 
 from fedmeta.tracking.plots import score_of
 from fedmeta.tracking.recorder import Row
+from simulations.grid_file import BETWEEN
 from simulations.report.settings import differing
 from strategies.evaluation import interval
 
@@ -63,6 +64,18 @@ class Problem:
     def measure(self) -> str:
         """``accuracy``, else ``loss``."""
         return self.contenders[0].measure
+
+    @property
+    def shared(self) -> list[str]:
+        """The labels of axes in which contenders do not differ."""
+        first, *others = [set(contender.labels.items()) for contender in self.contenders]
+        both = first.intersection(*others)
+        return [
+            label
+            for item in self.contenders[0].labels.items()
+            if item in both
+            for label in item[1:]
+        ]
 
     @property
     def rows(self) -> list[Row]:
@@ -139,14 +152,28 @@ def _grouped(rows: Sequence[Row], of: Callable[[Row], Any]) -> dict[str, list[Ro
 
 def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
     """Names told apart: two settings of one name say what differs."""
+    firsts = [group[0] for group in groups]
+    short = _short(firsts)
     alike = defaultdict(list)
-    for group in groups:
-        alike[group[0]["name"]].append(group[0])
+    for name, row in zip(short, firsts, strict=True):
+        alike[name].append(row)
     names = []
-    for row, *_ in groups:
-        twins = alike[row["name"]]
+    for name, row in zip(short, firsts, strict=True):
+        twins = alike[name]
         settings = differing([twin.get("sections", {}) for twin in twins])
         own = [f"{key}={values[twins.index(row)]}" for key, values in settings.items()]
         others = [] if len(twins) == 1 else own or [f"#{1 + twins.index(row)}"]
-        names.append(" ".join([row["name"], *others]))
+        names.append(" ".join([name, *others]))
     return names
+
+
+def _short(rows: Sequence[Row]) -> list[str]:
+    """Names without the labels that all share, where names are made of labels."""
+    labels = [row["labels"] for row in rows]
+    if len({tuple(each) for each in labels}) != 1:  # of different grids, or of none
+        return [row["name"] for row in rows]
+    varied = [axis for axis in labels[0] if len({each[axis] for each in labels}) > 1]
+    return [
+        BETWEEN.join(each[axis] for axis in varied) or row["name"]
+        for row, each in zip(rows, labels, strict=True)
+    ]

@@ -85,10 +85,11 @@ def _facts(problem: Problem) -> str:
     count, most = len(problem.contenders), seeds_of(problem)
     tested = sorted({row["test"]["clients"] for row in problem.rows})
     spoken = f"{tested[0]:,}" if len(tested) == 1 else f"{tested[0]:,} to {tested[-1]:,}"
+    shared = f" All of them: {', '.join(problem.shared)}." if problem.shared else ""
     return (
         f"{count} contender{'s' * (count > 1)}, {most} seed{'s' * (most > 1)}, "
         f"{len(problem.rows)} finished and {len(problem.failed)} failed cells; "
-        f"{spoken} unseen test clients each."
+        f"{spoken} unseen test clients each.{shared}"
     )
 
 

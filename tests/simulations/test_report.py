@@ -192,6 +192,16 @@ def test_against_a_label_each_meets_the_one_that_shares_its_other_labels() -> No
     assert sorted(learners) == [(f"anil · {name}", f"maml · {name}") for name in SKILLS]
 
 
+def test_what_all_share_is_said_once_and_not_in_every_name() -> None:
+    rows = [
+        each | {"name": f"maml · {each['name']}"} | {"labels": {"learner": "maml"} | each["labels"]}
+        for each in contest()
+    ]
+    parsed = Parsed(html(rows))
+    assert list(parsed.table("Ranking")) == list(SKILLS)
+    assert any("All of them: maml, none." in text for text in parsed.texts)
+
+
 def test_two_axes_are_crossed_and_the_verdict_against_the_baseline_stands_before_the_score() -> (
     None
 ):
