@@ -103,7 +103,7 @@ def _content(
     if kind is Format.PNG:
         from simulations.report.picture import picture
 
-        return picture(finished) if finished else b""
+        return picture(finished, against) if finished else b""
     from simulations.report.made import made, title
     from simulations.report.markdown import markdown_page
     from simulations.report.page import page

@@ -5,11 +5,13 @@ from io import BytesIO
 from math import isnan
 from typing import Any
 
+from simulations.contenders import Comparison
 from simulations.report.charts import BANDS
 from simulations.report.contenders import Problem
 from simulations.report.crossed import Crossing, crossing
 from simulations.report.figures import bands, units
-from simulations.report.looks import Look
+from simulations.report.looks import INK, Look
+from simulations.report.pairwise import comparisons
 from simulations.report.scales import score_scale
 from simulations.report.validation import mean_curve, spent
 
@@ -17,17 +19,18 @@ CURVES = 20
 """With more lines than that none can be followed."""
 
 
-def picture(problems: Sequence[Problem]) -> bytes:
+def picture(problems: Sequence[Problem], against: str | None = None) -> bytes:
     """As PNG."""
     content = BytesIO()
-    draw(problems).savefig(content, format="png")
+    draw(problems, against).savefig(content, format="png")
     return content.getvalue()
 
 
-def draw(problems: Sequence[Problem]) -> Any:
+def draw(problems: Sequence[Problem], against: str | None = None) -> Any:
     """A row of two panels for each problem: validation scores by rounds, test scores with intervals.
 
     Where contenders of two axes are too many for curves, one axis runs across the left panel instead.
+    Against a baseline the right panel has the paired differences to it, which are surer than scores.
     """
     from matplotlib.figure import Figure
 
@@ -45,7 +48,12 @@ def draw(problems: Sequence[Problem]) -> Any:
             _draw_curves(left, problem)
         else:
             _draw_crossing(left, problem, found)
-        _draw_ranking(right, problem)
+        pairs = [] if against is None else comparisons(problem, against)[0]
+        if pairs:
+            _draw_differences(right, problem, pairs, str(against))
+            left.legend(fontsize="small")  # the other panel names all lines but the baseline's
+        else:
+            _draw_ranking(right, problem)
     return figure
 
 
@@ -86,7 +94,7 @@ def _draw_crossing(axes: Any, problem: Problem, found: Crossing) -> None:
     axes.set_xlabel(f"{found.across}. Intervals: 95 % t over {units(problem)}.")
     axes.set_ylabel(_label(problem, "test"))
     axes.grid(alpha=0.25, axis="y")
-    axes.legend(title=found.down, fontsize="small")
+    axes.legend(fontsize="small")
     if problem.measure == "accuracy":
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
 
@@ -105,6 +113,26 @@ def _draw_ranking(axes: Any, problem: Problem) -> None:
     axes.grid(alpha=0.25, axis="x")
     if problem.measure == "accuracy":
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
+
+
+def _draw_differences(
+    axes: Any, problem: Problem, pairs: Sequence[Comparison], against: str
+) -> None:
+    factor = 100 if problem.measure == "accuracy" else 1
+    order = [contender.name for contender in problem.contenders]
+    for place, pair in enumerate(pairs):
+        look, middle = Look(order.index(pair.a)), factor * pair.difference
+        low, high = (factor * end for end in pair.interval or (pair.difference, pair.difference))
+        axes.errorbar(
+            middle, place, xerr=[[middle - low], [high - middle]], capsize=3, color=look.colour,
+            fmt=look.marker, markersize=6, markerfacecolor="white" if pair.verdict == "untold" else None,
+        )  # fmt: skip
+    axes.axvline(0, color=INK, linewidth=1)
+    axes.set_yticks(range(len(pairs)), [pair.a for pair in pairs])
+    axes.invert_yaxis()
+    unit = "points of accuracy" if problem.measure == "accuracy" else "lower loss"
+    axes.set_xlabel(f"{unit} better than {against}, paired, 95 %\nhollow: cannot be told (Holm)")
+    axes.grid(alpha=0.25, axis="x")
 
 
 def _label(problem: Problem, split: str) -> str:

@@ -33,7 +33,7 @@ from simulations.report.looks import COLOURS, DARK_COLOURS, DARK_PAPER, PAPER, L
 from simulations.report.made import made, title
 from simulations.report.markdown import markdown_page
 from simulations.report.page import page
-from simulations.report.pairwise import with_baseline
+from simulations.report.pairwise import comparisons, with_baseline
 from simulations.report.picture import draw
 from simulations.report.scales import Scale, client_scale, score_scale
 from simulations.report.section import section
@@ -517,6 +517,20 @@ def test_a_chart_puts_points_and_bands_where_they_belong() -> None:
     assert paths[1] == ("line", "M12.0 60.0L112.0 10.0")  # from the middle to the top
     assert paths[0] == ("band", "M12.0 35.0L12.0 85.0Z")  # where the interval is known
     assert paths[2] == ("band", "M12.0 35.0L112.0 10.0L112.0 20.0L12.0 85.0Z")  # not beyond the top
+
+
+def test_against_a_baseline_the_picture_has_the_paired_differences(rows: list[Row]) -> None:
+    (problem,) = problems(rows)
+    right = draw([problem], "fedavg").axes[1]
+    found, _ = comparisons(problem, "fedavg")
+    assert [label.get_text() for label in right.get_yticklabels()] == ["fedadam", "krum"]
+    assert "points of accuracy better than fedavg" in right.get_xlabel()
+    for pair, bars in zip(found, right.containers, strict=True):
+        assert bars.lines[0].get_xdata()[0] == pytest.approx(100 * pair.difference)
+        ends = bars.lines[2][0].get_segments()[0][:, 0]
+        assert list(ends) == pytest.approx([100 * end for end in pair.interval or ()])
+        told = pair.verdict != "untold"
+        assert (bars.lines[0].get_markerfacecolor() != "white") == told
 
 
 def test_many_lines_have_no_bands_that_would_hide_each_other() -> None:
