@@ -72,7 +72,7 @@ class Result:
             self.name,
             str(len(self.rows)),
             f"{first['rounds']:,} x {first['clients']}",
-            f"{fmean(row['minutes'] for row in self.rows):.0f}",
+            f"{fmean(row['minutes'] for row in self.rows):,.1f}",
             f"{scale * before:.{2 if scale == 1 else 1}f}{unit}",
             f"{scale * self.mean:.2f} ± {scale * self.half:.2f}{unit}",
             *self._seen(scale, unit),

@@ -31,8 +31,8 @@ def test_the_best_comes_first_with_the_published_number_beside_it(tmp_path: Path
     rows = [row("a", 0, 0.9), row("b", 0, 0.95, accuracy=98.7, ci95=0.4, rounds=60000)]
     found = results(rows)
     assert markdown_table(found).splitlines()[2:] == [
-        "| b | 1 | 3,000 x 32 | 20 | 20.0 % | 95.00 ± 0.50 % |  | 3 | 98.7 ± 0.4 % | 60,000 |",
-        "| a | 1 | 3,000 x 32 | 20 | 20.0 % | 90.00 ± 0.50 % |  | 3 |  |  |",
+        "| b | 1 | 3,000 x 32 | 20.4 | 20.0 % | 95.00 ± 0.50 % |  | 3 | 98.7 ± 0.4 % | 60,000 |",
+        "| a | 1 | 3,000 x 32 | 20.4 | 20.0 % | 90.00 ± 0.50 % |  | 3 |  |  |",
     ]
     draw_curves(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
