@@ -27,34 +27,41 @@ def picture(problems: Sequence[Problem], against: str | None = None) -> bytes:
 
 
 def draw(problems: Sequence[Problem], against: str | None = None) -> Any:
-    """A row of two panels for each problem: validation scores by rounds, test scores with intervals.
+    """For each problem validation scores by rounds and test scores with intervals, side by side.
 
-    Where contenders of two axes are too many for curves, one axis runs across the left panel instead.
-    Against a baseline the right panel has the paired differences to it, which are surer than scores.
+    Against a baseline there are paired differences to it in place of test scores, which are surer.
+    Contenders of two axes that are too many for curves have one panel, across which one axis runs.
     """
     from matplotlib.figure import Figure
 
-    heights = [max(3.6, 0.8 + 0.34 * len(problem.contenders)) for problem in problems]
+    crossings = [_crossing(problem) for problem in problems]
+    heights = [
+        5.0 if found else max(3.6, 0.8 + 0.34 * len(problem.contenders))
+        for problem, found in zip(problems, crossings, strict=True)
+    ]
     figure = Figure(figsize=(12.0, sum(heights) + 0.4), dpi=120, layout="constrained")
-    panels = figure.subplots(
-        len(problems),
-        2,
-        squeeze=False,
-        gridspec_kw={"width_ratios": [3, 2], "height_ratios": heights},
-    )
-    for (left, right), problem in zip(panels, problems, strict=True):
-        found = crossing(problem) if len(problem.contenders) > CURVES else None
-        if found is None:
-            _draw_curves(left, problem)
+    parts = figure.subfigures(len(problems), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, problem, found in zip(parts, problems, crossings, strict=True):
+        if found:
+            _draw_crossing(part.subplots(), problem, found)
         else:
-            _draw_crossing(left, problem, found)
-        pairs = [] if against is None else comparisons(problem, against)[0]
-        if pairs:
-            _draw_differences(right, problem, pairs, str(against))
-            left.legend(fontsize="small")  # the other panel names all lines but the baseline's
-        else:
-            _draw_ranking(right, problem)
+            _draw_pair(part.subplots(1, 2, width_ratios=[3, 2]), problem, against)
     return figure
+
+
+def _crossing(problem: Problem) -> Crossing | None:
+    return crossing(problem) if len(problem.contenders) > CURVES else None
+
+
+def _draw_pair(panels: Any, problem: Problem, against: str | None) -> None:
+    left, right = panels
+    pairs = [] if against is None else comparisons(problem, against)[0]
+    _draw_curves(left, problem)
+    if pairs:
+        _draw_differences(right, problem, pairs, str(against))
+        left.legend(fontsize="small")  # the other panel names all lines but the baseline's
+    else:
+        _draw_ranking(right, problem)
 
 
 def _draw_curves(axes: Any, problem: Problem) -> None:
@@ -77,9 +84,7 @@ def _draw_curves(axes: Any, problem: Problem) -> None:
 def _draw_crossing(axes: Any, problem: Problem, found: Crossing) -> None:
     places = range(len(found.columns))
     for position, row in enumerate(found.rows):
-        aside = 0.5 * (
-            position / max(1, len(found.rows) - 1) - 0.5
-        )  # so that intervals can be told apart
+        aside = 0.5 * position / len(found.rows) - 0.25  # or intervals would cover each other
         points = [
             (x + aside, each.mean(), 0.0 if isnan(each.half()) else each.half())
             for x, column in zip(places, found.columns, strict=True)
