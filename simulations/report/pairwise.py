@@ -10,6 +10,8 @@ from simulations.report.looks import Look
 from simulations.report.tables import ABSENT, Cell, Table, number
 from simulations.statements import statement
 
+SHOWN = 12
+"""Statements that are read at a glance."""
 SIGNS = {"better": "▲ ", "worse": "▼ ", "untold": "≈ "}
 WORDS = {"better": "▲ better", "worse": "▼ worse", "untold": "≈ not told"}
 
@@ -70,9 +72,10 @@ def _scores(contender: Contender) -> dict[int, dict[int, float]]:
 
 
 def statements(found: Sequence[Comparison], best: str | None) -> tuple[list[str], list[str]]:
-    """About the best contender, and about the others; without a best one, all together."""
+    """About the best contender, and about the others; without a best one, the first few and the others."""
     if best is None:
-        return [statement(c) for c in found], []
+        said = [statement(c) for c in found]
+        return said[:SHOWN], said[SHOWN:]
     about = [statement(c) for c in found if best in (c.a, c.b)]
     return about, [statement(c) for c in found if best not in (c.a, c.b)]
 
