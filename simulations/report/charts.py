@@ -11,7 +11,7 @@ from markupsafe import Markup
 from simulations.report.looks import Look
 from simulations.report.scales import Scale
 
-BANDS = 8
+BANDS = 5
 """With more lines in a chart bands would hide each other, and are left out."""
 MARKERS = 12
 """On a line, at most: a point for every evaluation would hide it."""
