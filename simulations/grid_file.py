@@ -72,7 +72,7 @@ class Grid:
         with told(str(path)):
             axes = [_axis(key, value) for key, value in found.items() if key not in HEAD]
             bases = [path.parent / base for base in _bases(found["base"])]
-            labels = {"base": [_own(base) for base in bases]}
+            labels = {"base": [_own(base, read_mapping(base)) for base in bases]}
             labels |= {axis.key: list(axis.choices) for axis in axes}
             return cls(
                 bases=bases,
@@ -86,16 +86,22 @@ class Grid:
 
     def settings(self) -> Iterator[Setting]:
         """Every combination, in the order of the file. Raises ConfigError that names the cell."""
-        for base, *chosen in product(self.bases, *(axis.choices for axis in self.axes)):
-            labels = dict(zip((axis.key for axis in self.axes), chosen, strict=True))
-            cases = [case for case in self.cases if case.meets({"base": _own(base)} | labels)]
-            if not any(case.skip for case in cases):
-                with told(self.source, BETWEEN.join(chosen)):
-                    setting = self._setting(base, labels, cases)
-                yield setting
+        for base in self.bases:
+            with told(self.source):
+                sections = read_mapping(base)
+            for chosen in product(*(axis.choices for axis in self.axes)):
+                labels = dict(zip((axis.key for axis in self.axes), chosen, strict=True))
+                named = {"base": _own(base, sections)} | labels
+                cases = [case for case in self.cases if case.meets(named)]
+                if not any(case.skip for case in cases):
+                    with told(self.source, BETWEEN.join(chosen)):
+                        setting = self._setting(base, sections, labels, cases)
+                    yield setting
 
-    def _setting(self, base: Path, labels: dict[str, str], cases: Sequence[Case]) -> Setting:
-        sections, own = read_mapping(base), _own(base)
+    def _setting(
+        self, base: Path, sections: Sections, labels: dict[str, str], cases: Sequence[Case]
+    ) -> Setting:
+        own, sections = _own(base, sections), dict(sections)
         for axis in sorted(self.axes, key=lambda axis: axis.key.count(".")):  # sections first
             sections = axis.apply(sections, labels[axis.key])
         for values in (self.set, *(case.set for case in cases)):
@@ -144,9 +150,9 @@ def _axis(key: str, value: Any) -> Axis:
     return Axis(key, {str(label): choice for label, choice in value.items()})
 
 
-def _own(base: Path) -> str:
+def _own(base: Path, sections: Sections) -> str:
     """What a base calls itself."""
-    return str(read_mapping(base).get("name", base.stem))
+    return str(sections.get("name", base.stem))
 
 
 def _case(value: Any, labels: Mapping[str, Sequence[str]]) -> Case:

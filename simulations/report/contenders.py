@@ -68,13 +68,11 @@ class Problem:
     @property
     def shared(self) -> list[str]:
         """The labels of axes in which contenders do not differ."""
-        first, *others = [set(contender.labels.items()) for contender in self.contenders]
-        both = first.intersection(*others)
+        labels = [contender.labels for contender in self.contenders]
         return [
             label
-            for item in self.contenders[0].labels.items()
-            if item in both
-            for label in item[1:]
+            for axis, label in labels[0].items()
+            if all(each.get(axis) == label for each in labels)
         ]
 
     @property
