@@ -21,6 +21,8 @@ STATES = "~/.local/state/fedmeta"
 """Where clients keep their state, unless the node config says ``states``."""
 FLOWERS = ("partition-id", "num-partitions")
 """What Flower itself puts into the node config of a simulation."""
+AGAIN = 1.0
+"""Seconds between two alarms, where the first was not heard."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,11 @@ def permit(limits: Limits, experiment: Experiment, cohort: Cohort) -> None:
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Stop what takes longer, where there is a limit. Raises RefusedError; for the main thread."""
+    """Stop what takes longer, where there is a limit. Raises RefusedError; for the main thread.
+
+    The alarm comes again every second until it is heard: in a finaliser, or in the import of a module,
+    Python prints what is raised and goes on.
+    """
     if not seconds:
         yield
         return
@@ -150,13 +156,14 @@ def within(seconds: float) -> Iterator[None]:
     before = signal.signal(signal.SIGALRM, stop)
     try:
         try:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     except _OverTimeError as e:
         raise RefusedError(f"it took longer than the owner allows, max-seconds {seconds:g}") from e
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm may have cut the first one short
         signal.signal(signal.SIGALRM, before)
 
 

@@ -5,6 +5,7 @@ The same three functions serve a local process, a Ray worker, Flower's simulatio
 
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
     Raises RefusedError where it asks for more than the host's owner allows.
     """
     work = unpack_work(content)
+    if message_type != "query":
+        import_module(
+            "torch._dynamo"
+        )  # by the first gradient, else: an alarm would leave it half done
     with within(host.limits.max_seconds):
         experiment, cohort = _open(work.experiment, host)
         permit(host.limits, experiment, cohort)

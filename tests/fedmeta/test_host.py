@@ -3,6 +3,8 @@
 import math
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,9 @@ from fedmeta.objective import Objective, initial_params
 from fedmeta.packing import pack_params, unpack_params
 from fedmeta.types import Batch, Episode, Params
 from fedmeta.wire import Work, pack_work, unpack_replies, unpack_scores
+
+pytestmark = pytest.mark.timeout(method="thread")
+"""These tests take the alarm by which pytest-timeout would end them."""
 
 # Node config
 
@@ -293,6 +298,38 @@ def test_a_loop_is_stopped_and_the_handler_is_as_it_was(work: Callable[[], None]
     ):
         work()
     assert time.monotonic() - began < 5
+
+
+class Deaf:
+    """As what Python runs between the lines: a finaliser, out of which nothing is raised."""
+
+    def __del__(self) -> None:
+        spin(0.3)
+
+
+def deaf() -> None:
+    Deaf()
+    spin(30)
+
+
+@pytest.mark.usefixtures("handler")
+def test_an_alarm_that_is_not_heard_comes_again() -> None:
+    began = time.monotonic()
+    with pytest.raises(RefusedError, match=r"max-seconds 0\.05$"), within(0.05):
+        deaf()
+    assert 1 < time.monotonic() - began < 10
+
+
+def test_what_torch_imports_late_is_there_before_the_time_runs(tmp_path: Path) -> None:
+    """Cut short, that import would fail for every message to come."""
+    code = (
+        "import sys; from pathlib import Path; from tests.fedmeta.test_host import ask\n"
+        "try: ask('train', Path(sys.argv[1]), max_seconds=1e-6)\n"
+        "except Exception as refusal: print('torch._dynamo' in sys.modules, refusal)"
+    )
+    run = [sys.executable, "-c", code, str(tmp_path)]
+    found = subprocess.run(run, capture_output=True, text=True, check=True, timeout=200)
+    assert found.stdout == "True it took longer than the owner allows, max-seconds 1e-06\n"
 
 
 @pytest.mark.usefixtures("handler")
