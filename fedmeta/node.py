@@ -31,7 +31,7 @@ def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
     """
     work = unpack_work(content)
     if message_type != "query":
-        import_module("torch._dynamo")  # else at the first gradient, where an alarm would cut it short
+        import_module("torch._dynamo")  # else at the first gradient, where an alarm may cut it
     with within(host.limits.max_seconds):
         experiment, cohort = _open(work.experiment, host)
         permit(host.limits, experiment, cohort)
