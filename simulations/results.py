@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from fedmeta.checkpoint import write_atomically
@@ -143,12 +144,12 @@ def write_results(out: Path, rows: Sequence[Row]) -> list[Table | str]:
 def terminal_table(found: Sequence[Result], problem: str = "") -> Table:
     """For a terminal."""
     title = f"{problem}: unseen" if problem else "unseen"
-    table = Table(title=f"{title} test clients, ± 95 %", title_justify="left")
+    table = Table(title=escape(f"{title} test clients, ± 95 %"), title_justify="left")
     for column in NARROW:
         justify: Literal["left", "right"] = "right" if column else "left"
         table.add_column(HEADINGS[column], justify=justify, overflow="fold")
     for result in found:
-        table.add_row(*(result.cells()[column] for column in NARROW))
+        table.add_row(*(escape(result.cells()[column]) for column in NARROW))
     return table
 
 
@@ -158,7 +159,8 @@ def _titled(problem: str, found: Sequence[Result]) -> str:
 
 def markdown_table(found: Sequence[Result]) -> str:
     """For a page."""
-    lines = [HEADINGS, ["---", *["--:"] * (len(HEADINGS) - 1)], *(r.cells() for r in found)]
+    cells = [[cell.replace("|", "\\|") for cell in result.cells()] for result in found]
+    lines = [HEADINGS, ["---", *["--:"] * (len(HEADINGS) - 1)], *cells]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -179,14 +181,15 @@ def draw_curves(found: Sequence[Result], out: Path) -> None:
         row, (name, _) = result.rows[0], score_of(result.rows[0]["val"][0])
         colour = COLOURS[position % len(COLOURS)]
         style = STYLES[position // len(COLOURS) % len(STYLES)]
+        label = result.name.replace("$", r"\$")  # begins no formula
         updates = [point["round"] * row["clients"] for point in row["val"]]
         for axes, x in zip(panels, (updates, [p["minutes"] for p in row["val"]]), strict=True):
             if len(shown) <= BANDS:
-                band(axes, x, row["val"], name, 1.0, colour, style, result.name)
+                band(axes, x, row["val"], name, 1.0, colour, style, label)
             else:
-                axes.plot(x, [p[name] for p in row["val"]], style, color=colour, label=result.name)
+                axes.plot(x, [p[name] for p in row["val"]], style, color=colour, label=label)
     scores = [point[name] for result in shown for point in result.rows[0]["val"]]
-    _label(panels, name, max(min(scores), 0.01), min(max(scores), 0.999))
+    _label(panels, name, min(scores), max(scores))
     handles, labels = panels[0].get_legend_handles_labels()
     title = "best first" + (";\nband: 95 % over clients" if len(shown) <= BANDS else "")
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, title=title)
@@ -202,8 +205,8 @@ def _label(panels: Any, name: str, lowest: float, highest: float) -> None:
         if name == "accuracy":  # equal steps are equal odds: what differs is near 100 %
             axes.set_yscale("logit", nonpositive="clip")
             axes.set_yticks(TICKS, [f"{100 * tick:.3g} %" for tick in TICKS])
-            axes.set_ylim(lowest * 0.95, 1 - (1 - highest) / 2)
+            axes.set_ylim(max(lowest, 0.01) * 0.95, 1 - (1 - min(highest, 0.999)) / 2)
             axes.minorticks_off()
         else:
             axes.set_yscale("log", nonpositive="clip")
-            axes.set_ylim(lowest * 0.5)
+            axes.set_ylim(max(lowest, 1e-12) * 0.5)

@@ -49,6 +49,19 @@ class Frame:
         return across, top + (1 - self.y.place(y)) * (self.height - self.bottom - top)
 
 
+def reach(lines: Sequence[Line]) -> list[float]:
+    """What the side of a chart has to hold: the lines, and their bands where they are drawn.
+
+    A band that goes down to nothing is not followed: on a side of equal ratios it would be all there is.
+    """
+    means = [y for line in lines for y in line.y]
+    if len(lines) > BANDS:
+        return means
+    pairs = [pair for line in lines for pair in zip(line.y, line.half, strict=False)]
+    ends = [end for y, half in pairs if isfinite(half) for end in (y - half, y + half)]
+    return means + [end for end in ends if end > 0.1 * min(means)]
+
+
 def line_chart(title: str, description: str, frame: Frame, lines: Sequence[Line]) -> Markup:
     """Lines with their bands; every marker says its numbers."""
     svg = new_svg(title, description, frame)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from simulations.report.charts import BANDS, Frame, Line, line_chart
+from simulations.report.charts import BANDS, Frame, Line, line_chart, reach
 from simulations.report.contenders import Problem, over_seeds
 from simulations.report.looks import Look
 from simulations.report.scales import Scale, amount_scale, byte_scale, score_scale
@@ -38,7 +38,7 @@ def curves(problem: Problem) -> Figure:
         lines = _lines(problem, key)
         most = max((x for line in lines for x in line.x), default=0.0)
         if most:
-            scores = score_scale(words, [y for line in lines for y in line.y], problem.measure)
+            scores = score_scale(words, reach(lines), problem.measure)
             frame = Frame(scale(label, most), scores)
             svg = line_chart(f"{words}, against {choice}", ends(lines), frame, lines)
             views.append((choice, svg))
@@ -60,7 +60,7 @@ def adaptation(problem: Problem) -> Figure:
         y, half = over_seeds(steps, problem.measure)
         lines.append(Line(Look(position), contender.name, list(range(len(y))), y, half))
     most = max(len(line.y) - 1 for line in lines)
-    scores = score_scale(words, [y for line in lines for y in line.y], problem.measure)
+    scores = score_scale(words, reach(lines), problem.measure)
     frame = Frame(amount_scale("inner steps on the client's support", most), scores)
     svg = line_chart(words, ends(lines), frame, lines)
     return Figure("Adaptation", f"{capital(words)}. {bands(problem)}", [("inner steps", svg)])

@@ -6,7 +6,7 @@ from math import isnan
 from typing import Any
 
 from simulations.contenders import Comparison
-from simulations.report.charts import BANDS
+from simulations.report.charts import BANDS, Line, reach
 from simulations.report.contenders import Problem
 from simulations.report.crossed import Crossing, crossing
 from simulations.report.figures import bands, units
@@ -20,9 +20,12 @@ CURVES = 20
 
 
 def picture(problems: Sequence[Problem], against: str | None = None) -> bytes:
-    """As PNG."""
+    """As PNG. Names are names: a dollar sign in one begins no formula."""
+    from matplotlib import rc_context
+
     content = BytesIO()
-    draw(problems, against).savefig(content, format="png")
+    with rc_context({"text.parse_math": False}):
+        draw(problems, against).savefig(content, format="png")
     return content.getvalue()
 
 
@@ -65,20 +68,21 @@ def _draw_pair(panels: Any, problem: Problem, against: str | None) -> None:
 
 
 def _draw_curves(axes: Any, problem: Problem) -> None:
-    seen: list[float] = []
-    for position, contender in enumerate(problem.contenders):
-        look, x = Look(position), spent(contender, "round")
-        y, half = mean_curve(contender)
-        axes.plot(x, y, label=contender.name, **look.in_matplotlib())
-        if len(problem.contenders) <= BANDS:
-            low, high = zip(*((m - h, m + h) for m, h in zip(y, half, strict=True)), strict=True)
-            axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
-        seen += y
+    lines = [
+        Line(Look(position), contender.name, spent(contender, "round"), *mean_curve(contender))
+        for position, contender in enumerate(problem.contenders)
+    ]
+    for line in lines:
+        axes.plot(line.x, line.y, label=line.name, **line.look.in_matplotlib())
+        if len(lines) <= BANDS:
+            pairs = list(zip(line.y, line.half, strict=True))
+            low, high = [y - half for y, half in pairs], [y + half for y, half in pairs]
+            axes.fill_between(line.x, low, high, color=line.look.colour, alpha=0.13, linewidth=0)
     axes.set_title(problem.name, loc="left", fontweight="bold")
     axes.set_xlabel(f"rounds. {bands(problem)}")
     axes.set_ylabel(_label(problem, "validation"))
     axes.grid(alpha=0.25)
-    _scale(axes, axes.yaxis, problem, seen)
+    _scale(axes, axes.yaxis, problem, reach(lines))
 
 
 def _draw_crossing(axes: Any, problem: Problem, found: Crossing) -> None:

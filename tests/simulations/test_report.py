@@ -25,7 +25,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from simulations.cli import app
-from simulations.report.charts import Frame, Line, line_chart
+from simulations.report.charts import Frame, Line, line_chart, reach
 from simulations.report.clients_csv import clients_csv
 from simulations.report.contenders import problems
 from simulations.report.costs import usual_target
@@ -34,7 +34,7 @@ from simulations.report.made import made, title
 from simulations.report.markdown import markdown_page
 from simulations.report.page import page
 from simulations.report.pairwise import comparisons, with_baseline
-from simulations.report.picture import draw
+from simulations.report.picture import draw, picture
 from simulations.report.scales import Scale, client_scale, score_scale
 from simulations.report.section import section
 from simulations.run import run
@@ -517,6 +517,27 @@ def test_a_chart_puts_points_and_bands_where_they_belong() -> None:
     assert paths[1] == ("line", "M12.0 60.0L112.0 10.0")  # from the middle to the top
     assert paths[0] == ("band", "M12.0 35.0L12.0 85.0Z")  # where the interval is known
     assert paths[2] == ("band", "M12.0 35.0L112.0 10.0L112.0 20.0L12.0 85.0Z")  # not beyond the top
+
+
+def test_a_chart_has_room_for_the_bands_that_it_shows() -> None:
+    """But not for one that goes down to nothing, where equal steps are equal ratios."""
+    wide = Line(Look(0), "a", [0.0, 1.0], [0.5, 0.7], [0.25, math.nan])
+    deep = Line(Look(1), "b", [0.0], [0.6], [0.59])
+    assert sorted(reach([wide, deep])) == pytest.approx([0.25, 0.5, 0.6, 0.7, 0.75, 1.19])
+    assert sorted(reach([wide] * 6)) == [0.5] * 6 + [0.7] * 6  # no bands are shown
+
+
+def test_the_picture_has_room_for_its_bands(rows: list[Row]) -> None:
+    axes = draw(problems(rows)).axes[0]
+    low, high = axes.get_ylim()
+    for band in axes.collections:
+        ends = band.get_paths()[0].vertices[:, 1]
+        assert low <= ends.min() <= ends.max() <= high
+
+
+def test_a_dollar_sign_in_a_name_begins_no_formula(rows: list[Row]) -> None:
+    odd = [each | {"name": each["name"].replace("fedavg", "$5_{a$")} for each in rows]
+    assert picture(problems(odd)).startswith(b"\x89PNG")
 
 
 def test_against_a_baseline_the_picture_has_the_paired_differences(rows: list[Row]) -> None:

@@ -1,11 +1,22 @@
 """The table and the picture of a comparison."""
 
+import re
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
 
-from simulations.results import by_problem, draw_curves, markdown_table, results, write_results
+from simulations.results import (
+    by_problem,
+    draw_curves,
+    markdown_table,
+    results,
+    terminal_table,
+    write_results,
+)
 
 
 def row(name: str, seed: int, score: float, **published: Any) -> dict[str, Any]:
@@ -36,6 +47,31 @@ def test_the_best_comes_first_with_the_published_number_beside_it(tmp_path: Path
     ]
     draw_curves(found, tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["adam [slow]", "adam [/slow]", "$5_{a$", "a|b"])
+def test_a_name_is_a_name_and_no_markup(tmp_path: Path, name: str) -> None:
+    found = results([row(name, 0, 0.9)])
+    console = Console(width=200, file=StringIO())
+    console.print(terminal_table(found, "[red]"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert (name in shown, "[red]" in shown) == (True, True)
+    cells = re.split(r"(?<!\\)\|", markdown_table(found).splitlines()[2])
+    assert (cells[1].strip().replace("\\|", "|"), len(cells)) == (name, 12)
+    draw_curves(found, tmp_path / "x.png")
+
+
+def test_the_picture_holds_small_losses_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, _: drawn.append(figure))
+    one = row("a", 0, 0.9)
+    one["val"] = [{"round": r, "minutes": 1.0, "loss": loss, "loss_ci95": 0.0} for r, loss in
+                  ((0, 0.02), (100, 0.0007))]  # fmt: skip
+    draw_curves(results([one]), tmp_path / "x.png")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low < 0.0007 < 0.02 < high
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_never_averaged() -> None:
