@@ -5,6 +5,7 @@ kept beside the latest: a run that is resumed from its checkpoint asks for the s
 and whatever a killed process wrote later is not seen.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from pathlib import Path
 import torch
 
 from fedmeta.checkpoint import read_checkpoint, write_checkpoint
-from fedmeta.errors import ConfigError, DataError
+from fedmeta.errors import ConfigError, DataError, RunFolderError
 from fedmeta.types import Params
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,18 +47,24 @@ class ClientStates:
             others = [r for r in self._rounds(client) if r != round]
             before = [r for r in others if r < round]
             state = {name: values[position] for name, values in states.items()}
-            write_checkpoint(self._path(client, round), state, {"client": client, "round": round})
+            header = {"client": client, "round": round}
+            write_checkpoint(self._path(client, round), state, header, private=True)
             for stale in set(others) - set(before[-1:]):
                 self._path(client, stale).unlink(missing_ok=True)
 
     def _read(self, client: int, round: int, first: Params, must: bool) -> Params:
         before = [r for r in self._rounds(client) if r < round]
-        if not before and must:
+        try:
+            state = self._load(client, before[-1:])
+        except RunFolderError as e:  # cut short by a power cut, say: no more than a round is lost
+            _log.warning("client %d goes on from an earlier state: %s", client, e)
+            state = self._load(client, before[-2:-1])
+        if state is None and must:
             raise DataError(f"client {client} kept nothing from training")
-        if not before:
-            return first
-        state, _ = read_checkpoint(self._path(client, before[-1]))
-        return {name: state[name].to(value) for name, value in first.items()}
+        return first if state is None else {n: state[n].to(value) for n, value in first.items()}
+
+    def _load(self, client: int, latest: Sequence[int]) -> Params | None:
+        return read_checkpoint(self._path(client, latest[0]))[0] if latest else None
 
     def _rounds(self, client: int) -> list[int]:
         files = (self.folder / str(client)).glob("*.safetensors")

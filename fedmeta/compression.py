@@ -79,6 +79,8 @@ def expand(replies: Replies, wire: WireSettings, params: Params) -> Replies:
     """Replies with readable deltas. Raises whatever where the encoding is none."""
     if wire.deltas == "exact" or not replies.clients:
         return replies
+    if any(value.shape[:1] != (len(replies.clients),) for value in replies.deltas.values()):
+        raise ValueError("there is not one delta for each client")  # a few bytes can say a million
     return replace(replies, deltas=codec_of(wire).decode(replies.deltas, params))
 
 
@@ -94,12 +96,12 @@ def codec_of(wire: WireSettings) -> Codec:
     return Codec(lambda stack: _encode_topk(stack, wire.fraction), _decode_topk)
 
 
-def traffic(params: Params, wire: WireSettings) -> int:
-    """Bytes of the numbers that one client receives and sends in a round."""
+def traffic(params: Params, wire: WireSettings, deltas: int = 1) -> int:
+    """Bytes of the numbers that a node receives in a round and sends, where it sends so many deltas."""
     stack = {name: value[None] for name, value in params.items()}
     down = shrink(params, wire.params)
     up = stack if wire.deltas == "exact" else codec_of(wire).encode(stack)
-    return sum(value.numel() * value.element_size() for value in [*down.values(), *up.values()])
+    return _bytes(down) + deltas * _bytes(up)
 
 
 def _encode_int8(stack: Params) -> Params:
@@ -153,6 +155,10 @@ def _decode_topk(encoded: Params, like: Params) -> Params:
         name: part.reshape(-1, *value.shape)
         for (name, value), part in zip(like.items(), parts, strict=True)
     }
+
+
+def _bytes(params: Params) -> int:
+    return sum(value.numel() * value.element_size() for value in params.values())
 
 
 def _beside(per_client: Tensor, values: Tensor) -> Tensor:

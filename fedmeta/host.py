@@ -109,8 +109,8 @@ def _path(node_config: Mapping[str, Any], key: str) -> Path | None:
     return Path(str(node_config[key])).expanduser() if key in node_config else None
 
 
-def permit(limits: Limits, experiment: Experiment, cohort: Cohort) -> None:
-    """Refuse an experiment that asks for more than the owner allows. Raises RefusedError."""
+def permit(limits: Limits, experiment: Experiment, cohort: Cohort, deltas: int = 1) -> None:
+    """Refuse what asks for more than the owner allows, or for so many deltas. Raises RefusedError."""
     learner, scored, federation = experiment.learner, experiment.evaluation, cohort.federation
     name = experiment.sections["learner"]["name"]
     if limits.accepted and name not in limits.accepted:
@@ -122,7 +122,7 @@ def permit(limits: Limits, experiment: Experiment, cohort: Cohort) -> None:
         params = {
             name: torch.zeros(shape, dtype=cohort.dtype) for name, shape in cohort.shapes.items()
         }
-        megabytes = traffic(params, experiment.wire) / 1e6
+        megabytes = traffic(params, experiment.wire, deltas) / 1e6
         limits.allow("the megabytes of a round", megabytes, "max_megabytes")
     steps = scored.steps * scored.episodes
     limits.allow("the gradient steps of an evaluation", steps, "max_steps")

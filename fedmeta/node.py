@@ -6,6 +6,7 @@ The same three functions serve a local process, a Ray worker, Flower's simulatio
 from dataclasses import replace
 from functools import lru_cache
 from importlib import import_module
+from os import cpu_count
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ def answer(message_type: str, content: RecordDict, host: Host) -> RecordDict:
         import_module("torch._dynamo")  # else at the first gradient, where an alarm may cut it
     with within(host.limits.max_seconds):
         experiment, cohort = _open(work.experiment, host)
-        permit(host.limits, experiment, cohort)
+        each = message_type == "train" and not work.weight_column
+        permit(host.limits, experiment, cohort, len(work.clients) if each else 1)
         if message_type == "query":
             return _query(cohort, host, experiment.cohort.sampling == "size")
         packed = unpack_params(content.array_records["params"])
@@ -58,7 +60,7 @@ def _query(cohort: Cohort, host: Host, sized: bool) -> RecordDict:
     sizes = cohort.federation.examples(train).tolist() if sized and len(train) else []
     return RecordDict(
         {
-            "node": pack_roster(__version__, hosted),
+            "node": pack_roster(__version__, hosted, own=host.shard is not None),
             "limits": ConfigRecord(host.limits.said()),
             "sizes": ConfigRecord({"train": sizes}),
         }
@@ -71,6 +73,8 @@ def _check(work: Work, params: Params, cohort: Cohort) -> None:
     for client in work.clients:
         if not any(client in ids for ids in hosted):
             raise ValueError(f"client {client} is not hosted here")
+    if len(set(work.clients)) < len(work.clients):
+        raise ValueError("a client is named more than once")  # limits are those of a client
     if work.round < 0:
         raise ValueError(f"the round must be 0 or more, got {work.round}")
     shapes = {name: value.shape for name, value in params.items()}
@@ -93,6 +97,6 @@ def read_experiment(text: str) -> Experiment:
 def _open(experiment: str, host: Host) -> tuple[Experiment, Cohort]:
     """Data and model stay resident between messages of one experiment."""
     parsed = read_experiment(experiment)
-    torch.set_num_threads(parsed.engine.threads)
+    torch.set_num_threads(min(parsed.engine.threads, cpu_count() or 1))
     keep_freed_memory()
     return parsed, Cohort.open(parsed, host.trusted, host.shard, watched=host.log is not None)

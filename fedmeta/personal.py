@@ -72,7 +72,7 @@ class Personal:
 
 def write_personal(personal: Personal, path: Path) -> None:
     """Write the file whole, or not at all. Raises RunFolderError."""
-    write_checkpoint(path, personal.state, personal.header())
+    write_checkpoint(path, personal.state, personal.header(), private=True)
 
 
 def read_personal(path: Path) -> Personal:

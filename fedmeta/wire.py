@@ -55,9 +55,14 @@ def unpack_work(content: RecordDict) -> Work:
     )
 
 
-def pack_roster(version: str, hosted: Mapping[Split, Sequence[int]]) -> ConfigRecord:
-    """The version of fedmeta and, for each split, the ids in runs: ``[start, stop, start, stop, ...]``."""
-    node = ConfigRecord({"version": version})
+def pack_roster(
+    version: str, hosted: Mapping[Split, Sequence[int]], own: bool = False
+) -> ConfigRecord:
+    """The version of fedmeta and, for each split, the ids in runs: ``[start, stop, start, stop, ...]``.
+
+    ``own``: the clients are the node's own, so no other node hosts them.
+    """
+    node = ConfigRecord({"version": version, "own": own})
     for split, ids in hosted.items():
         node[split] = [edge for run in runs(ids) for edge in (run.start, run.stop)]
     return node
@@ -68,8 +73,12 @@ def unpack_runs(edges: object) -> tuple[range, ...]:
     if not isinstance(edges, list) or len(edges) % 2:
         raise ValueError(f"expected [start, stop, ...], got {edges!r}")
     runs = tuple(range(*pair) for pair in zip(edges[::2], edges[1::2], strict=True))
-    if not all(0 <= run.start < run.stop <= LIMIT for run in runs):
-        raise ValueError(f"expected ids of 0 to {LIMIT} as [start, stop, ...], got {edges!r}")
+    if not all(0 <= run.start < run.stop <= LIMIT for run in runs) or edges != sorted(edges):
+        raise ValueError(
+            f"expected ids of 0 to {LIMIT}, ascending, as [start, stop, ...], got {edges!r}"
+        )
+    if (count := sum(map(len, runs))) > MOST_CLIENTS:
+        raise ValueError(f"expected at most {MOST_CLIENTS} clients of a split, got {count}")
     return runs
 
 
@@ -158,10 +167,11 @@ def _unpack_failures(record: ConfigRecord) -> dict[int, str]:
 
 
 def short(reason: object) -> str:
-    """One line of at most 300 characters: what comes from outside may be of any length.
+    """One printable line of at most 300 characters: what comes from outside may be anything.
 
     What Flower makes of an exception, ``<class 'a.B'>:<'text'>``, becomes ``B: text``.
     """
     line = " ".join(str(reason)[:1000].split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
     found = re.fullmatch(r"<class '(?:\w+\.)*(\w+)'>:<'(.*)'>", line)
     return (f"{found[1]}: {found[2]}" if found else line)[:300]

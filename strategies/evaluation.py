@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import ceil
+from math import ceil, nan
 from typing import Any
 
 import torch
@@ -32,11 +32,20 @@ class Report:
     """Scores of all clients that could be scored, in client order, and why the others could not."""
 
     scores: Scores
+    diverged: frozenset[int] = frozenset()
+    """Of those without, the ones that answered."""
 
     @property
     def missing(self) -> int:
         """Clients that could not be scored."""
         return len(self.scores.failures)
+
+    def said(self) -> tuple[Tensor, Tensor]:
+        """Clients that answered and what they say of the params: more is better, NaN: it diverged."""
+        curves = self.scores.curves
+        after = curves["accuracy"] if "accuracy" in curves else -curves["loss"]
+        ids = torch.tensor([*self.scores.clients, *sorted(self.diverged)])
+        return ids, torch.cat([after[:, -1], torch.full((len(self.diverged),), nan).double()])
 
     def row(self) -> dict[str, Any]:
         """Plain numbers: before and after adaptation, and the whole curve."""
@@ -90,12 +99,14 @@ def score(
 def collect(messages: Iterable[Message], scoring: Scoring, experiment: Experiment) -> Report:
     """All usable scores in client order. Clients without are counted, and named in the log."""
     found: list[Scores] = []
+    diverged: set[int] = set()
     silent, nodes = dict(scoring.asked), senders(scoring.messages)
     failures = dict.fromkeys(scoring.absent, "not connected")
     for message in messages:
         clients = silent.pop(sender(message, nodes), [])
         try:
             scores = _usable(_unpack(message, clients, experiment))
+            diverged |= scores.failures.keys()
         except Exception as e:  # bytes from outside can fail to decode in any way
             scores = Scores([], {}, dict.fromkeys(clients, short(e)))
         failures |= scores.failures
@@ -110,7 +121,7 @@ def collect(messages: Iterable[Message], scoring: Scoring, experiment: Experimen
         name: torch.cat([scores.curves[name] for scores in found])[order].double()
         for name in (found[0].curves if found else {})
     }
-    return Report(Scores(sorted(clients), curves, failures))
+    return Report(Scores(sorted(clients), curves, failures), frozenset(diverged))
 
 
 def _unpack(message: Message, asked: list[int], experiment: Experiment) -> Scores:
@@ -135,6 +146,7 @@ def _usable(scores: Scores) -> Scores:
     if "accuracy" in scores.curves:
         accuracy = scores.curves["accuracy"]
         good &= ((accuracy >= 0) & (accuracy <= 1)).all(dim=1)
+    good &= (scores.curves["loss"] >= 0).all(dim=1)
     kept = dict(zip(scores.clients, good.tolist(), strict=True))
     bad = {
         client: "its scores are NaN, infinite or out of range"

@@ -22,21 +22,25 @@ def entries(
 ) -> list[Entry]:
     """Who counted in a step and by how much, then who was dropped and why.
 
-    ``shared`` holds for every client of the round that replied, such as the bytes of a reply.
+    ``shared`` holds for every client of the round that replied, such as the bytes of a reply. Clients
+    choose the names of their columns, so what the server says wins.
     """
     found = list[Entry]()
     if outcome is not None:
         rows = _rows(outcome.columns)
         weights = [None] * len(rows) if outcome.weights is None else outcome.weights.tolist()
-        found = [
-            {"round": round, "client": client, "weight": weight} | row | shared
-            for client, weight, row in zip(outcome.clients, weights, rows, strict=True)
+        own = [
+            {"round": round, "client": client, "weight": weight}
+            for client, weight in zip(outcome.clients, weights, strict=True)
         ]
+        found = [mine | row | shared | mine for mine, row in zip(own, rows, strict=True)]
     return found + [{"round": round, "client": c, "dropped": why} for c, why in dropped.items()]
 
 
 def _rows(columns: Metrics) -> list[Entry]:
-    names, values = list(columns), [column.tolist() for column in columns.values()]
+    """Without ``dropped``, which only the server says, of others."""
+    names = [name for name in columns if name != "dropped"]
+    values = [columns[name].tolist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
 from fedmeta.compression import shrink
 from fedmeta.config import Experiment
@@ -17,6 +19,7 @@ from fedmeta.data.federation import Clients
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.packing import pack_params
 from fedmeta.wire import Work, pack_work, size
+from strategies.best import Best
 from strategies.clock import Clock, Timed, on_time
 from strategies.evaluation import Report, Scoring, collect, score
 from strategies.fitting import needs, temperature, weight_column
@@ -25,7 +28,7 @@ from strategies.ledger import Entry, entries
 from strategies.roster import Attendance, Roster, senders
 from strategies.rules import Outcome, uncounted
 from strategies.sampling import Heard, sample
-from strategies.state import Best, ServerState, protocol
+from strategies.state import ServerState, protocol
 from strategies.tally import count
 from strategies.validation import Checked, Expected, check, failed_alike
 
@@ -98,6 +101,8 @@ class MetaStrategy(Strategy):
         checked = replace(timed.checked, dropped=timed.checked.dropped | self._absent)
         outcome, now = self._combine(timed, round)
         stepped = outcome is not None and self._step(outcome, round)
+        if not stepped:  # deltas that could not be used are no measure for later ones
+            checked = replace(checked, longest=self.state.tally.longest)
         if outcome is not None and not stepped:
             outcome = outcome._replace(weights=torch.zeros(len(outcome.clients)).double())
         seconds = time.monotonic() - self._began
@@ -212,7 +217,8 @@ class MetaStrategy(Strategy):
         params, optimizer = self.rules.optimizer.step(
             self.state.params, outcome.delta, self.state.optimizer, progress
         )
-        if not all(bool(torch.isfinite(value).all()) for value in params.values()):
+        moments = [value for memory in optimizer.values() for value in memory.values()]
+        if not all(bool(torch.isfinite(value).all()) for value in [*params.values(), *moments]):
             _log.warning("round %d: the step is not finite: the params stay as they were", round)
             return False
         memory = outcome.memory
@@ -244,24 +250,19 @@ class MetaStrategy(Strategy):
             self.entries = entries(round, outcome, checked.dropped, traffic)
 
     def _remember_best(self, report: Report) -> None:
-        after = report.row()["after"]
-        score, how = after.get("accuracy", -after["loss"]), protocol(self.experiment)
-        held = self.state.best
-        if (
-            held is None
-            or held.protocol != how
-            or (-report.missing, score) > (-held.missing, held.score)
-        ):
-            best = Best(self.state.round, score, report.missing, how, self.state.params)
-            self.state = replace(self.state, best=best)
+        state = self.state
+        now = Best(state.round, *report.said(), protocol(self.experiment), state.params)
+        if state.best is None or now.beats(state.best):
+            self.state = replace(state, best=now)
 
 
 def _means(checked: Checked) -> dict[str, float]:
-    """Mean of every metric over the clients of a round."""
-    columns = [reply.columns for reply in checked.replies]
-    shared = set.intersection(*(set(column) for column in columns)) if columns else set()
-    names = sorted(shared - {"examples"})
-    return {name: float(torch.cat([column[name] for column in columns]).mean()) for name in names}
+    """Mean of every metric over the clients of a round that say it."""
+    said: dict[str, list[Tensor]] = defaultdict(list)
+    for reply in checked.replies:
+        for name in reply.columns.keys() - {"examples"}:
+            said[name].append(reply.columns[name])
+    return {name: float(torch.cat(said[name]).mean()) for name in sorted(said)}
 
 
 def _weighted(outcome: Outcome | None) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Who hosts which clients, and who is connected: every node is asked once, when it first appears."""
+"""Who hosts which clients, and who is connected: every node is asked when it first appears."""
 
 import logging
 import time
@@ -6,23 +6,26 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
+from operator import attrgetter
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
-from fedmeta import __version__
 from fedmeta.data.federation import SPLITS, Clients, Split
 from fedmeta.errors import FedmetaError
-from fedmeta.wire import Work, pack_work, short, unpack_runs
+from fedmeta.wire import Work, pack_work, short
+from strategies.hosted import Hosted, Spans
 
 ASKED, POLLED = 300.0, 1.0
 """Seconds that a node may take to say what it hosts; seconds between two looks at who is connected."""
+AGAIN, PATIENCE = 300.0, 0.1
+"""Seconds after which a node that failed to say it is asked again, twice as many after each further
+failure; the part of them for which the others then wait for its answer."""
 NAMED = 20
 """Nodes that come, go or refuse which the log names, each time."""
 _log = logging.getLogger(__name__)
-Spans = tuple[tuple[range, ...], ...]
-"""Hosted ids of train, val and test, in runs."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,7 @@ class Roster:
         each = [
             {run for host in self.hosts.values() for run in host[i]} for i in range(len(SPLITS))
         ]
-        none = np.empty(0, dtype=np.int64)
-        return [
-            np.unique(np.concatenate([none, *(np.arange(r.start, r.stop) for r in runs)]))
-            for runs in each
-        ]
+        return [_ids(runs) for runs in each]
 
     def assign(self, clients: Clients) -> dict[int, list[int]]:
         """Clients by node: those of several hosts are shared out in equal consecutive blocks.
@@ -78,34 +77,52 @@ def sender(reply: Message, nodes: Mapping[str, int]) -> int:
     return nodes.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a node takes no part, and for how long."""
+
+    reason: str
+    since: float = 0.0
+    wait: float = inf
+    """Seconds after which it is asked again, if it stays connected."""
+    rival: int | None = None
+    """Node that hosts a client of this one; once it is gone, this one is asked again."""
+
+
 class Attendance:
     """Who is there. A node that went away and came back is asked again: it may host other clients."""
 
     def __init__(self, grid: Grid, experiment: str, timeout: float) -> None:
         self._grid, self._experiment, self._timeout = grid, experiment, min(timeout, ASKED)
-        self._known: dict[int, Spans] = {}
+        self._known: dict[int, Hosted] = {}
+        self._refused: dict[int, _Refusal] = {}
         self._current = Roster({})
         self.everyone = Roster({})
         """All that ever took part, connected or not."""
         self.sizes: dict[int, int] = {}
         """Examples of train clients, where the experiment samples by them."""
-        self.refused: dict[int, str] = {}
+
+    @property
+    def refused(self) -> dict[int, str]:
         """Why nodes take no part."""
+        return {node: refusal.reason for node, refusal in self._refused.items()}
 
     def now(self) -> Roster:
         """Those that are connected and take part."""
         present = set(self._grid.get_node_ids())
-        gone = (self._known.keys() | self.refused.keys()) - present
+        gone = (self._known.keys() | self._refused.keys()) - present
         for node in sorted(gone)[:NAMED]:
             _log.warning("node %d is not connected any more", node)
-        for node in gone:
-            self._known.pop(node, None)
-            self.refused.pop(node, None)
-        if new := sorted(present - self._known.keys() - self.refused.keys()):
-            self._ask(new)
-        if self._known != self._current.hosts:
-            self._current = Roster(dict(self._known))
-            self.everyone = Roster({**self.everyone.hosts, **self._known})
+        self._known = {n: hosted for n, hosted in self._known.items() if n in present}
+        self._refused = {
+            n: r for n, r in self._refused.items() if n in present and r.rival not in gone
+        }
+        self._ask(sorted(present - self._known.keys() - self._refused.keys()), self._timeout)
+        self._ask_again()
+        hosts = {node: hosted.spans for node, hosted in self._known.items()}
+        if hosts != self._current.hosts:
+            self._current = Roster(hosts)
+            self.everyone = Roster({**self.everyone.hosts, **hosts})
         return self._current
 
     def wait(self, lacking: Callable[[Roster], str], seconds: float) -> Roster:
@@ -118,25 +135,52 @@ class Attendance:
             time.sleep(POLLED)
         return roster
 
-    def _ask(self, nodes: Sequence[int]) -> None:
+    def _ask_again(self) -> None:
+        now = time.monotonic()
+        due = {n: r.wait for n, r in self._refused.items() if now >= r.since + r.wait}
+        if due:
+            self._ask(sorted(due), min(self._timeout, PATIENCE * max(due.values())))
+
+    def _ask(self, nodes: Sequence[int], seconds: float) -> None:
+        if not nodes:
+            return
         content = pack_work(ArrayRecord(), Work(self._experiment, 0, []))
-        query = MessageType.QUERY
-        messages = [Message(content, node, query, ttl=self._timeout) for node in nodes]
+        messages = [Message(content, node, MessageType.QUERY, ttl=seconds) for node in nodes]
         silent = set(nodes)
-        replies = self._grid.send_and_receive(messages, timeout=self._timeout)
+        replies = self._grid.send_and_receive(messages, timeout=seconds)
         sent = senders(messages)
         for reply in replies:
             silent.discard(node := sender(reply, sent))
-            try:
-                spans = _spans(reply)
-                self.sizes |= _sizes(reply, spans)
-                self._known[node] = spans
-                _log.info("node %d takes part: %s", node, _described(reply, self._known[node]))
-            except FedmetaError as e:
-                self.refused[node] = short(e)
-        self.refused |= dict.fromkeys(silent, f"no answer within {self._timeout:g} s")
-        for node in sorted(self.refused.keys() & set(nodes))[:NAMED]:
-            _log.warning("node %d takes no part: %s", node, self.refused[node])
+            self._hear(node, reply)
+        for node in silent:
+            self._put_off(node, f"no answer within {seconds:g} s")
+        for node in sorted(self._refused.keys() & set(nodes))[:NAMED]:
+            _log.warning("node %d takes no part: %s", node, self._refused[node].reason)
+
+    def _hear(self, node: int, reply: Message) -> None:
+        if reply.has_error():
+            self._put_off(node, short(reply.error.reason or "it failed and gave no reason"))
+            return
+        try:
+            hosted = Hosted.read(reply.content.config_records)
+        except FedmetaError as e:
+            self._refused[node] = _Refusal(short(e))
+            return
+        clashes = [(hosted.clash(other), rival) for rival, other in self._known.items()]
+        if shared := [(client, rival) for client, rival in clashes if client is not None]:
+            client, rival = min(shared)
+            reason = f"it hosts client {client}, which node {rival} hosts too: clients of devices "
+            self._refused[node] = _Refusal(reason + "have numbers of their own", rival=rival)
+            return
+        self._refused.pop(node, None)
+        self._known[node] = hosted
+        self.sizes |= hosted.sizes
+        _log.info("node %d takes part: %s", node, hosted)
+
+    def _put_off(self, node: int, reason: str) -> None:
+        before = self._refused.get(node)
+        wait = 2 * before.wait if before else AGAIN
+        self._refused[node] = _Refusal(reason, time.monotonic(), wait)
 
 
 def check_somebody(attendance: Attendance) -> None:
@@ -148,38 +192,10 @@ def check_somebody(attendance: Attendance) -> None:
     raise FedmetaError("no node is connected")
 
 
-def _spans(reply: Message) -> Spans:
-    if reply.has_error():
-        raise FedmetaError(reply.error.reason or "it failed and gave no reason")
-    try:
-        record = reply.content.config_records["node"]
-        spans = tuple(unpack_runs(record[split]) for split in SPLITS)
-    except (KeyError, TypeError, ValueError) as e:
-        raise FedmetaError(f"it gave no roster ({type(e).__name__}: {e})") from e
-    if record["version"] != __version__:
-        raise FedmetaError(
-            f"it runs fedmeta {record['version']!s}, the server {__version__}: install the same version"
-        )
-    if not any(spans):
-        raise FedmetaError("it hosts no client")
-    return spans
-
-
-def _sizes(reply: Message, spans: Spans) -> dict[int, int]:
-    """Shard sizes by train client; of those that a node does not give, none."""
-    sizes = reply.content.config_records.get("sizes", ConfigRecord()).get("train", [])
-    clients = [client for run in spans[SPLITS.index("train")] for client in run]
-    if not isinstance(sizes, list) or len(sizes) not in (0, len(clients)):
-        raise FedmetaError(f"it gave no size for each of its {len(clients)} train clients")
-    whole = [size for size in sizes if isinstance(size, int) and size > 0]
-    if len(whole) != len(sizes):
-        raise FedmetaError("it gave a shard size that is not a whole number above 0")
-    return dict(zip(clients, whole, strict=bool(whole)))
-
-
-def _described(reply: Message, spans: Spans) -> str:
-    """How many clients a node hosts, and what its owner allows."""
-    counts = [(split, sum(map(len, runs))) for split, runs in zip(SPLITS, spans, strict=True)]
-    limits = reply.content.config_records.get("limits") or ConfigRecord()
-    said = [f"{count} {split} clients" for split, count in counts if count]
-    return ", ".join([*said, *(f"{key} {short(value)}" for key, value in limits.items())])
+def _ids(runs: Iterable[range]) -> Clients:
+    """Ascending ids of runs, each once."""
+    found, stop = [np.empty(0, dtype=np.int64)], 0
+    for run in sorted(runs, key=attrgetter("start")):
+        found.append(np.arange(max(run.start, stop), run.stop))
+        stop = max(stop, run.stop)
+    return np.concatenate(found)

@@ -31,6 +31,8 @@ from strategies.roster import Attendance, Roster, check_somebody
 from strategies.sampling import sample
 from strategies.state import CONFIG, PARAMS, ServerState, load_state, save_state, selected
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Federated:
@@ -68,6 +70,8 @@ def federate(
         raise ConfigError(lacking)
     state = load_state(folder, experiment) if resume else first_state(experiment)
     strategy = MetaStrategy(experiment, attendance, state)
+    if state.round < experiment.rounds:  # what a shorter run found is not of the params to come
+        (folder / "summary.json").unlink(missing_ok=True)
     write_atomically(folder / CONFIG, experiment.to_yaml().encode())
     recorders.start(Run(experiment, folder, state.round))
     summary: Row | None = None
@@ -77,7 +81,7 @@ def federate(
             strategy.packed(),
             num_rounds=experiment.rounds - state.round,
             timeout=experiment.cohort.timeout,
-            evaluate_fn=_after_round(strategy, grid, folder, recorders),
+            evaluate_fn=_after_round(strategy, grid, folder, recorders, resume),
         )
         params, summary = _conclude(strategy, grid, folder, recorders, test)
     finally:
@@ -173,7 +177,7 @@ def _check_seen(experiment: Experiment) -> None:
 
 
 def _after_round(
-    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders
+    strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders, resumed: bool
 ) -> Callable[[int, ArrayRecord], None]:
     """What Flower calls before the first round and after each: record, then checkpoint.
 
@@ -184,17 +188,17 @@ def _after_round(
 
     def after_round(server_round: int, arrays: ArrayRecord) -> None:
         state, experiment = strategy.state, strategy.experiment
-        if server_round == 0 and state.round > 0:
-            return  # resumed: this round was recorded before
+        if server_round == 0 and resumed:
+            return  # before the checkpoint of this round, which may be 0, it was recorded
         if server_round == 0:
             strategy.report = evaluate(
                 experiment, grid, strategy.attendance, state.params, "val", 0
             )
         if server_round > 0:
             ledger.write(strategy.entries)
-            recorders.record({"round": state.round, "split": "train"} | strategy.train_row)
+            recorders.record(_row(state.round, "train", strategy.train_row))
         if strategy.report is not None:
-            recorders.record({"round": state.round, "split": "val"} | strategy.report.row())
+            recorders.record(_row(state.round, "val", strategy.report.row()))
             strategy.report = None
         save_state(folder, state, experiment)
 
@@ -204,18 +208,22 @@ def _after_round(
 def _conclude(
     strategy: MetaStrategy, grid: Grid, folder: Path, recorders: Recorders, test: bool
 ) -> tuple[Params, Row]:
-    """Choose the params on the validation clients, score the test clients, write the results."""
+    """Choose the params on the validation clients, score the test clients, write the results.
+
+    The params first: they are there where no test client can be scored. The summary is the mark of a
+    finished run.
+    """
     experiment, state = strategy.experiment, strategy.state
     chosen, params = selected(state, experiment)
-    tested: Row = {}
-    if test:
-        report = evaluate(experiment, grid, strategy.attendance, params, "test", state.round)
-        tested = {"test": report.row()}
-        recorders.record({"round": state.round, "split": "test"} | report.row())
-        write_lines(folder / "clients.jsonl", client_rows(report))
     _, private = first_params(experiment)
     model = own(private) | params
     write_checkpoint(folder / PARAMS, model, {"name": experiment.name, "round": chosen})
+    tested: Row = {}
+    if test:
+        report = _test(strategy, grid, folder, params)
+        tested = {"test": report.row()}
+        recorders.record(_row(state.round, "test", report.row()))
+        write_lines(folder / "clients.jsonl", client_rows(report))
     tally = state.tally
     summary: Row = {
         "name": experiment.name,
@@ -239,10 +247,28 @@ def _conclude(
     write_json(folder / "summary.json", summary)
     if experiment.evaluation.seen:
         seen = evaluate_seen(experiment, grid, strategy.attendance, state)
-        recorders.record({"round": state.round, "split": "seen"} | seen.row())
+        recorders.record(_row(state.round, "seen", seen.row()))
         summary["seen"] = seen.row()
         write_json(folder / "summary.json", summary)
     return params, summary
+
+
+def _test(strategy: MetaStrategy, grid: Grid, folder: Path, params: Params) -> Report:
+    """Score the test clients; where that fails, the log says what there is all the same."""
+    experiment, state = strategy.experiment, strategy.state
+    try:
+        return evaluate(experiment, grid, strategy.attendance, params, "test", state.round)
+    except FedmetaError:
+        _log.warning(
+            "the trained model is in %s, without test scores; a resume scores it", folder / PARAMS
+        )
+        raise
+
+
+def _row(round: int, split: str, found: Row) -> Row:
+    """For the recorders; a client may call a column ``round`` or ``split``, and that changes neither."""
+    own_keys = {"round": round, "split": split}
+    return own_keys | found | own_keys
 
 
 def client_rows(report: Report) -> list[dict[str, Any]]:

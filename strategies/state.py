@@ -13,6 +13,7 @@ from fedmeta.checkpoint import read_checkpoint, write_checkpoint
 from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
 from fedmeta.types import Params
+from strategies.best import Best
 from strategies.gathered import Memory
 from strategies.optimizers import State
 from strategies.tally import Tally
@@ -20,20 +21,6 @@ from strategies.tally import Tally
 CONFIG, CHECKPOINT, STATES = "config.yaml", "checkpoint/state.safetensors", "clients"
 PARAMS = "params.safetensors"
 """The params that the test clients saw."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The params that validation clients liked most."""
-
-    round: int
-    score: float
-    """Validation accuracy, or minus the validation loss, after adaptation."""
-    missing: int
-    """Validation clients that could not be scored; fewer is better than any score."""
-    protocol: str
-    """How it was scored: scores of another protocol cannot be compared."""
-    params: Params
 
 
 @dataclass(frozen=True)
@@ -104,7 +91,8 @@ def save_state(folder: Path, state: ServerState, experiment: Experiment) -> None
     best: dict[str, Any] | None = None
     if state.best is not None:
         tensors |= {f"best/{name}": value for name, value in state.best.params.items()}
-        best = {key: getattr(state.best, key) for key in ("round", "score", "missing", "protocol")}
+        tensors |= {f"scored/{name}": getattr(state.best, name) for name in ("clients", "scores")}
+        best = {key: getattr(state.best, key) for key in ("round", "protocol")}
     header = {
         "round": state.round,
         "best": best,
@@ -127,7 +115,12 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
     for address, value in _group(tensors, "optimizer/").items():
         name, key = address.rsplit("/", 1)
         optimizer[name][key] = value
-    best = header["best"] and Best(**header["best"], params=_group(tensors, "best/"))
+    best, scored = header["best"], _group(tensors, "scored/")
+    if best and not scored:
+        raise RunFolderError(f"{folder / CHECKPOINT}: was written by an older version of fedmeta")
+    if best:
+        liked = _group(tensors, "best/")
+        best = Best(best["round"], scored["clients"], scored["scores"], best["protocol"], liked)
     return ServerState(
         header["round"],
         _group(tensors, "params/"),

@@ -17,7 +17,11 @@ from fedmeta.types import Params
 from fedmeta.wire import short, size, unpack_replies
 from strategies.roster import sender
 
-BOUNDS = {"alpha": (0.5, 1.0), "loss_after": (0.0, torch.finfo(torch.float32).max)}
+BOUNDS = {
+    "examples": (1.0, 1e9),
+    "alpha": (0.5, 1.0),
+    "loss_after": (0.0, torch.finfo(torch.float32).max),
+}
 """What a client can truly say where its delta is weighed by it."""
 MAJORITY = 3
 """Deltas of a round of which one can be unlike the others."""
@@ -71,12 +75,9 @@ def check(
     silent = dict(asked)
     for message in messages:
         clients = silent.pop(sender(message, expected.nodes), [])
-        read = _read(message, expected)
+        read = _read(message, clients, expected)
         if isinstance(read, str):
-            dropped |= dict.fromkeys(clients, read)
-            continue
-        if reason := _broken(read, clients, expected):
-            dropped |= dict.fromkeys(clients, reason)
+            dropped |= dict.fromkeys(clients, short(read))
             continue
         sizes += [size(message.content) / (1 if read.summed else max(1, len(read.clients)))]
         reply = _truthful(drop_unusable(read), expected)
@@ -98,21 +99,27 @@ def failed_alike(checked: Checked, asked: Mapping[int, list[int]]) -> str | None
     return next(iter(dropped.values())) if alike else None
 
 
-def _read(message: Message, expected: Expected) -> Replies | str:
+def _read(message: Message, asked: list[int], expected: Expected) -> Replies | str:
     """The reply, or why there is none."""
     if message.has_error():
-        return short(message.error.reason or "the node failed and gave no reason")
+        return message.error.reason or "the node failed and gave no reason"
     try:
-        return expand(unpack_replies(message.content), expected.wire, expected.params)
+        packed = unpack_replies(message.content)
+        if not _is_from(asked, packed):
+            return "the reply is not for the clients that were asked"
+        reply = expand(packed, expected.wire, expected.params)
     except Exception as e:  # bytes from outside can fail to decode in any way
         return f"the reply cannot be read ({type(e).__name__}: {e})"
+    return _broken(reply, expected) or reply
 
 
-def _broken(reply: Replies, asked: list[int], expected: Expected) -> str | None:
-    """What makes a whole reply unusable, or nothing."""
+def _is_from(asked: list[int], reply: Replies) -> bool:
     answered = [*reply.clients, *reply.failures]
-    if not all(type(client) is int for client in answered) or sorted(answered) != sorted(asked):
-        return "the reply is not for the clients that were asked"
+    return all(type(client) is int for client in answered) and sorted(answered) == sorted(asked)
+
+
+def _broken(reply: Replies, expected: Expected) -> str | None:
+    """What makes a whole reply unusable, or nothing."""
     if reply.summed != bool(expected.weight_column):
         return "the reply has one sum" if reply.summed else "the reply has one delta a client"
     if not reply.clients:
@@ -128,15 +135,16 @@ def _broken(reply: Replies, asked: list[int], expected: Expected) -> str | None:
 
 def _truthful(reply: Replies, expected: Expected) -> Replies:
     """Without the clients that say what cannot be; of a sum, without any."""
-    good, names = torch.ones(len(reply.clients), dtype=torch.bool), BOUNDS.keys() & expected.columns
-    for least, most, name in ((*BOUNDS[name], name) for name in names if reply.clients):
-        good &= (reply.columns[name] >= least) & (reply.columns[name] <= most)
-    if good.all():
-        return reply
-    good &= not reply.summed
-    why = f"its {', '.join(sorted(names))} cannot be true"
-    lies = {c: why for c, ok in zip(reply.clients, good.tolist(), strict=True) if not ok}
-    return replace(some(reply, good), failures=reply.failures | lies)
+    lies: dict[int, str] = {}
+    for name in sorted(BOUNDS.keys() & {"examples", *expected.columns}) if reply.clients else []:
+        least, most = BOUNDS[name]
+        true = (reply.columns[name] >= least) & (reply.columns[name] <= most)
+        said = zip(reply.clients, true.tolist(), strict=True)
+        lies |= {client: f"its {name} cannot be true" for client, ok in said if not ok}
+    if lies and reply.summed:
+        lies = dict.fromkeys(reply.clients, next(iter(lies.values())))
+    good = torch.tensor([client not in lies for client in reply.clients])
+    return replace(some(reply, good), failures=reply.failures | lies) if lies else reply
 
 
 def _misfit(deltas: Params, params: Params, leading: tuple[int, ...]) -> str | None:

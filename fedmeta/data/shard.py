@@ -70,8 +70,7 @@ class Shard:
 
 def write_shard(shard: Shard, path: Path) -> None:
     """Write the file whole, or not at all; its owner alone may read it."""
-    write_checkpoint(path, {"x": shard.x, "y": shard.y}, shard.header())
-    path.chmod(0o600)
+    write_checkpoint(path, {"x": shard.x, "y": shard.y}, shard.header(), private=True)
 
 
 def read_shard(path: Path) -> Shard:

@@ -21,7 +21,7 @@ class Run:
     experiment: Experiment
     folder: Path
     resumed_at: int
-    """Rounds already behind; rows up to here have been recorded before."""
+    """Rounds already behind; rows up to here have been recorded before, of a new run none."""
 
 
 class Recorder(Protocol):

@@ -16,13 +16,12 @@ class TensorBoard:
     """The same scalars as W&B, the pictures, and a line in the table of hyperparameters (HPARAMS)."""
 
     def start(self, run: Run) -> None:
-        """Open the event file; events after the checkpoint of a resumed run are purged."""
+        """Open the event file; events after the checkpoint of a resumed run, be it of round 0, go."""
         from torch.utils.tensorboard import SummaryWriter
 
         self._told, self._folder, self._round = run, run.folder, run.resumed_at
         self._progress = behind(run)
-        purge = run.resumed_at + 1 if run.resumed_at else None
-        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=purge)
+        self._writer = SummaryWriter(run.folder / "tensorboard", purge_step=run.resumed_at + 1)
 
     def record(self, row: Row) -> None:
         """Scalars of the row at the round's step."""

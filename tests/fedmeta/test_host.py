@@ -226,6 +226,18 @@ def test_fewer_megabytes_are_allowed_where_fewer_travel(tmp_path: Path) -> None:
         ask("query", tmp_path, config, max_megabytes=most - 1e-6)
 
 
+def test_megabytes_are_of_all_deltas_of_a_reply(tmp_path: Path) -> None:
+    """4 bytes of each param down, and up for each of two clients; for one where they are summed."""
+    allowed = {"max_megabytes": 2 * 4 * PARAMS / 1e6}
+    host = Host(tmp_path, limits=Limits(**allowed))
+    with pytest.raises(RefusedError, match=r"^the megabytes of a round are 0\.000228, "):
+        answer("train", message(clients=(1, 2)), host)
+    assert answer("evaluate", message(clients=(1, 2)), host)
+    params, _ = first_params(parse(CONFIG))
+    work = Work(CONFIG, 1, [1, 2], weight_column="examples", run="0af3")
+    assert answer("train", pack_work(pack_params(params), work), host)
+
+
 def test_without_limits_all_is_allowed(tmp_path: Path) -> None:
     heavy = CONFIG.replace("inner_steps: 3", "inner_steps: 1000000000")
     assert ask("query", tmp_path, heavy)

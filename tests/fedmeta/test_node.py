@@ -1,11 +1,14 @@
 """What a node refuses to do for a server."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import ArrayRecord, RecordDict
 
 from fedmeta.config import parse
+from fedmeta.data.shard import write_shard
 from fedmeta.errors import ConfigError
 from fedmeta.host import Host
 from fedmeta.initial import first_params
@@ -86,6 +89,7 @@ def test_a_reason_is_one_short_line() -> None:
         short("<class 'fedmeta.errors.DataError'>:<'no such shard'>") == "DataError: no such shard"
     )
     assert short("<class 'OSError'>:<'no <'x'>'>") == "OSError: no <'x'>"
+    assert short("\x1b]0;title\x07 \u202eback") == "?]0;title? ?back"
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,7 @@ def test_a_reason_is_one_short_line() -> None:
     [
         ({"clients": [10**9]}, "client 1000000000 is not hosted here"),
         ({"clients": [1, -3]}, "client -3 is not hosted here"),
+        ({"clients": [1, 2, 1]}, "a client is named more than once"),
         ({"round": -7}, "the round must be 0 or more, got -7"),
     ],
 )
@@ -103,6 +108,16 @@ def test_work_that_no_server_would_send_is_refused(tmp_path: Path, change, reaso
     with pytest.raises(ValueError, match=reason):
         answer("train", content, Host(tmp_path / "states"))
     assert files(tmp_path) == []
+
+
+def test_a_server_gets_no_more_threads_than_there_are_processors(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    config = FEDPER.replace("{name: loop, device: cpu}", "{name: loop, device: cpu, threads: 500}")
+    try:
+        answer("query", message("0af3", [1], config), Host(tmp_path / "states"))
+        assert torch.get_num_threads() == os.cpu_count()
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_params_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -124,3 +139,15 @@ def test_an_escaped_interpolation_reads_no_environment(
     with pytest.raises(ConfigError, match="must be resolved") as refusal:
         answer("query", content, Host(tmp_path))
     assert "hunter2" not in str(refusal.value)
+
+
+def test_a_roster_says_whether_the_clients_are_those_of_a_device(tmp_path: Path) -> None:
+    """A node without a shard hosts those of the experiment, as every other."""
+    federation = parse(FEDPER).data.open(0, torch.device("cpu"), torch.float32)
+    write_shard(federation.take(3, "sinusoid"), tmp_path / "3.safetensors")
+    content = message("0af3", [])
+    found = []
+    for host in (Host(tmp_path), Host(tmp_path, tmp_path / "3.safetensors")):
+        node = answer("query", content, host).config_records["node"]
+        found.append((node["own"], node["train"]))
+    assert found == [(False, [0, 9]), (True, [3, 4])]

@@ -28,6 +28,7 @@ from fedmeta.wire import (
     runs,
     size,
     unpack_replies,
+    unpack_runs,
     unpack_scores,
     unpack_work,
 )
@@ -213,3 +214,34 @@ def test_a_roster_says_who_is_hosted_in_few_numbers(ids: Sequence[int]) -> None:
     pairs = zip(found["train"][::2], found["train"][1::2], strict=True)
     assert [i for start, stop in pairs for i in range(start, stop)] == list(ids)
     assert len(found["train"]) <= 6
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_roster_says_whose_clients_they_are(own: bool) -> None:
+    hosted = {"train": [3], "val": [], "test": []}
+    node = travel(RecordDict({"node": pack_roster("1.2", hosted, own)})).config_records["node"]  # type: ignore
+    assert node["own"] is own
+
+
+@pytest.mark.parametrize("edges", [[], [0, 3], [0, 1, 4, 9], [0, 3, 3, 4], [5, 100_000_005]])
+def test_runs_come_back(edges: list[int]) -> None:
+    assert [edge for run in unpack_runs(edges) for edge in (run.start, run.stop)] == edges
+
+
+@pytest.mark.parametrize(
+    ("edges", "reason"),
+    [
+        ([0, 5, 4, 9], "ascending"),
+        ([0, 5, 0, 5], "ascending"),
+        ([6, 9, 0, 3], "ascending"),
+        ([0, 0], "ascending"),
+        ([0, 3, 5], r"expected \[start, stop, ...\], got \[0, 3, 5\]"),
+        ([0, 300_000_001], "ids of 0 to 300000000,"),
+        ([0, 100_000_001], "at most 100000000 clients of a split, got 100000001"),
+        ([0, 60_000_000, 70_000_000, 120_000_000], "at most 100000000 clients of a split"),
+    ],
+)
+def test_runs_that_no_node_would_send_are_refused(edges: list[int], reason: str) -> None:
+    """A short message could otherwise name one client very often."""
+    with pytest.raises(ValueError, match=reason):
+        unpack_runs(edges)

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from simulations.run import run
+from strategies import server
 from strategies.opening import open_old
 from tests.simulations.conftest import CONFIGS, SMALL, small
 
@@ -103,3 +105,30 @@ def test_three_rounds_and_two_more_equal_five_with_server_momentum(tmp_path: Pat
     assert [r["after"] for r in split if (r["round"], r["split"]) == (5, "val")] == [
         r["after"] for r in whole if (r["round"], r["split"]) == (5, "val")
     ]
+
+
+def test_killed_after_its_first_checkpoint_a_run_records_no_round_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of round 0: there is a checkpoint, and the row of the first evaluation was written before it."""
+    save = server.save_state
+
+    def save_and_die(*state: object) -> None:
+        save(*state)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    experiment = small("engine.name=loop", "tracking.tensorboard=true")
+    for name in ("killed", "whole"):
+        (tmp_path / name).mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(server, "save_state", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(experiment, tmp_path / "killed", pictures=False)
+    assert [(row["round"], row["split"]) for row in rows(tmp_path / "killed")] == [(0, "val")]
+    resumed = run(experiment, tmp_path / "killed", resume=True, pictures=False)
+    uninterrupted = run(experiment, tmp_path / "whole", pictures=False)
+    assert without_clock(tmp_path / "killed") == without_clock(tmp_path / "whole")
+    assert resumed.summary["test"] == uninterrupted.summary["test"]
+    events = EventAccumulator(str(tmp_path / "killed" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val/after/loss")] == [0, 2, 4]

@@ -102,6 +102,15 @@ def test_a_broken_encoding_drops_its_client_alone(reply: Reply, form: str, delta
 
 
 @pytest.mark.parametrize("form", LOSSY)
+def test_no_more_is_decoded_than_there_are_clients(reply: Reply, form: str) -> None:
+    """With topk a few bytes say a whole model: a thousand rows of them would fill the memory."""
+    many = codec_of(wire(form)).encode(stack(*range(1000)))
+    message = reply(2, pack_replies(replies(many, 0)))
+    (reason,) = check([message], {2: [0]}, Expected(LIKE, wire=wire(form))).dropped.values()
+    assert reason.endswith("there is not one delta for each client)")
+
+
+@pytest.mark.parametrize("form", LOSSY)
 def test_an_encoding_without_fault_is_kept(reply: Reply, form: str) -> None:
     """So that each of the broken ones is dropped for its own fault."""
     message = reply(2, pack_replies(replies(encoded(form), 0)))

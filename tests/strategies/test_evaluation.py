@@ -154,6 +154,25 @@ def test_a_bad_answer_costs_only_its_own_clients(
     assert report.scores.failures.keys() == {5}
 
 
+@pytest.mark.parametrize("loss", [-1e-9, -1e30])
+def test_no_loss_is_below_zero(reply: Reply, regression: Experiment, loss: float) -> None:
+    bad = pack_scores(Scores([5], {"loss": float64([[1.0, loss]])}))
+    report = collect([reply(2, bad), reply(3, scores(2))], under_way({2: [5], 3: [2]}), regression)
+    assert (report.scores.clients, report.diverged) == ([2], {5})
+
+
+def test_clients_that_answered_have_a_say_of_the_params(
+    reply: Reply, regression: Experiment
+) -> None:
+    """3 diverged. 6 was not reached and 7 did not answer, and that is not the params' fault."""
+    bad = pack_scores(Scores([3], {"loss": float64([[1.0, float("inf")]])}))
+    messages = [reply(2, scores(2)), reply(3, bad), reply(4, Error(code=2, reason="gone"))]
+    report = collect(messages, under_way({2: [2], 3: [3], 4: [6], 5: [7]}), regression)
+    clients, said = report.said()
+    assert clients.tolist() == [2, 3]
+    assert (float(said[0]), said.isnan().tolist()) == (-2.0, [False, True])
+
+
 @pytest.mark.parametrize("accuracy", [-0.1, 1.1, 1e9])
 def test_no_client_is_better_than_perfect(
     reply: Reply, classification: Experiment, accuracy: float

@@ -1,13 +1,18 @@
 """The ledger says what happened: who counted by how much, who did not and why."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from flwr.app import Error, RecordDict
 
 from fedmeta.config import parse, read_mapping
+from fedmeta.wire import pack_replies, unpack_replies
+from simulations.executors.local import LocalExecutor
 from simulations.run import run
 from strategies.clock import Clock
 from strategies.ledger import LEDGER, Ledger, entries
@@ -157,6 +162,56 @@ def test_lines_are_plain_json_without_what_is_no_number(tmp_path: Path) -> None:
         {"round": 3, "client": 4, "weight": 1.0, "loss": None, "bytes_up": 8},
         {"round": 3, "client": 9, "dropped": "no reply in time"},
     ]
+
+
+def test_what_clients_call_their_columns_changes_nothing_that_the_server_says() -> None:
+    names = ("client", "round", "weight", "bytes_up", "dropped", "loss")
+    outcome = Outcome({}, [4], torch.ones(1), {name: torch.tensor([5.0]) for name in names}, {})
+    lines = entries(3, outcome, {}, {"bytes_up": 8})
+    assert lines == [{"round": 3, "client": 4, "weight": 1.0, "bytes_up": 8, "loss": 5.0}]
+
+
+class Misnaming(LocalExecutor):
+    """Its clients say ``loss`` under the names of what the server says."""
+
+    def execute(
+        self, message_type: str, work: Sequence[tuple[int, RecordDict]]
+    ) -> list[RecordDict | Error]:
+        answers = super().execute(message_type, work)
+        return [self._misnamed(answer) if message_type == "train" else answer for answer in answers]
+
+    @staticmethod
+    def _misnamed(answer: RecordDict | Error) -> RecordDict:
+        assert isinstance(answer, RecordDict)
+        replies = unpack_replies(answer)
+        names = ("round", "split", "weight", "bytes_up", "clients", "dropped", "seconds")
+        odd = {name: replies.columns["loss"] + 1e9 for name in names}
+        return pack_replies(replace(replies, columns=replies.columns | odd))
+
+
+def test_rows_and_ledger_stay_whole_where_clients_misname_their_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when the ledger is cut at a resume: it is that of a run with well-behaved clients."""
+    settings = ({"name": "fedavg"}, "evaluation.every=2")
+    ran(tmp_path / "whole", *settings)
+    monkeypatch.setattr("simulations.executors.LocalExecutor", Misnaming)
+    ran(tmp_path / "odd", *settings, "rounds=2")
+    ran(tmp_path / "odd", *settings, resume=True)
+    said = ("round", "split", "clients")
+    whole, odd = (rows(tmp_path / name, "metrics.jsonl") for name in ("whole", "odd"))
+    assert [[row[key] for key in said] for row in odd] == [
+        [row[key] for key in said] for row in whole
+    ]
+    assert all(
+        (row["dropped"], row["seconds"] < 1e9) == (0, True) for row in trained(tmp_path / "odd")
+    )
+    wanted = ("round", "client", "weight", "loss")
+    whole, odd = (rows(tmp_path / name) for name in ("whole", "odd"))
+    assert [[line[key] for key in wanted] for line in odd] == [
+        [line[key] for key in wanted] for line in whole
+    ]
+    assert not any("dropped" in line or line["bytes_up"] >= 1e9 for line in odd)
 
 
 def test_pandas_reads_it_as_one_table(tmp_path: Path) -> None:

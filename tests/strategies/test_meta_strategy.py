@@ -35,11 +35,12 @@ def strategy(state: ServerState, *overrides: str) -> MetaStrategy:
     return MetaStrategy(experiment, attendance, state)
 
 
-def report(loss: float, missing: int = 0) -> Report:
+def report(loss: float, missing: int = 0, diverged: bool = True) -> Report:
     clients = list(range(400, 410 - missing))
-    failures = {client: "diverged" for client in range(410 - missing, 410)}
+    without = range(410 - missing, 410)
     curve = torch.full((len(clients), 11), loss, dtype=torch.float64)
-    return Report(Scores(clients, {"loss": curve}, failures))
+    scores = Scores(clients, {"loss": curve}, dict.fromkeys(without, "its scores are NaN"))
+    return Report(scores, frozenset(without) if diverged else frozenset())
 
 
 def test_a_step_that_is_not_finite_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
@@ -51,6 +52,17 @@ def test_a_step_that_is_not_finite_is_not_taken(caplog: pytest.LogCaptureFixture
     assert not server._step(outcome, 5)
     assert server.state.params is PARAMS
     assert "the step is not finite" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["Adam", "Yogi", "Adagrad", "RMSprop"])
+def test_a_step_that_breaks_the_memory_of_the_optimiser_is_not_taken(name: str) -> None:
+    """1e25 squared is beyond float32: the moment would be infinite, and its coordinate still, for good."""
+    server = strategy(ServerState(4, PARAMS))
+    server.rules = Rules(WEIGHTINGS["examples"], ServerOptimizer(name, 0.1))
+    replies = Replies([7], {"w": torch.full((1, 2), 1e25)}, {"examples": torch.tensor([40.0])})
+    outcome = server.rules.combine([replies], PARAMS, {})
+    assert not server._step(outcome, 5)
+    assert (server.state.params, server.state.optimizer) == (PARAMS, {})
 
 
 def test_the_best_is_the_lowest_loss() -> None:
@@ -72,9 +84,19 @@ def test_params_on_which_clients_diverge_are_no_best() -> None:
     assert server.state.best.round == 1
 
 
+def test_a_client_that_went_away_says_nothing_of_the_params() -> None:
+    server = strategy(ServerState(1, PARAMS))
+    server._remember_best(report(1.0))
+    server.state = ServerState(2, PARAMS, best=server.state.best)
+    server._remember_best(report(0.5, missing=1, diverged=False))
+    assert server.state.best is not None
+    assert (server.state.best.round, server.state.best.score) == (2, -0.5)
+
+
 def test_a_best_of_another_protocol_is_forgotten() -> None:
     """Scores after other steps, of other clients or episodes cannot be compared."""
-    held = Best(1, -0.1, 0, "100 clients, 1 episodes, 50 steps", PARAMS)
+    scores = torch.full((10,), -0.1).double()
+    held = Best(1, torch.arange(400, 410), scores, "100 clients, 1 episodes, 50 steps", PARAMS)
     server = strategy(ServerState(7, PARAMS, best=held))
     assert held.protocol != protocol(server.experiment)
     server._remember_best(report(2.0))

@@ -1,8 +1,10 @@
 """Who hosts whom and who is there: every client is asked of one node, and unfit nodes of none."""
 
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +29,7 @@ class Nodes(CohortGrid):
 
     answers: dict[int, RecordDict | Error | None]
     asked: list[int] = field(default_factory=list)
+    waited: list[float | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(LocalExecutor(Path("unused")))
@@ -39,6 +42,7 @@ class Nodes(CohortGrid):
         for node, message in sent.items():
             message.metadata.__dict__["_message_id"] = f"to {node}"
         self.asked += sent
+        self.waited += [timeout]
         return [
             Message(answer, reply_to=sent[node])
             for node in sent
@@ -48,8 +52,17 @@ class Nodes(CohortGrid):
 
 def hosting(first: int, version: str = __version__) -> RecordDict:
     """What a device with one client that trains says."""
-    hosted = {"train": [first], "val": [], "test": []}
-    return RecordDict({"node": pack_roster(version, hosted)})
+    return device(version, train=[first])
+
+
+def device(version: str = __version__, own: bool = True, **hosted: Sequence[int]) -> RecordDict:
+    everything = {"train": [], "val": [], "test": []} | hosted
+    return RecordDict({"node": pack_roster(version, everything, own)})  # type: ignore[arg-type]
+
+
+def worker(**hosted: Sequence[int]) -> RecordDict:
+    """What a node without a shard of its own says."""
+    return device(own=False, **hosted)
 
 
 def attendance_of(*answers: RecordDict | Error | None) -> Attendance:
@@ -163,7 +176,7 @@ def test_a_worker_hosts_the_whole_federation(
 
 
 def bad(**changes: object) -> RecordDict:
-    node = {"version": __version__, "train": [0, 1], "val": [], "test": []} | changes
+    node = {"version": __version__, "own": True, "train": [0, 1], "val": [], "test": []} | changes
     return RecordDict({"node": ConfigRecord({k: v for k, v in node.items() if v is not None})})  # type: ignore
 
 
@@ -180,14 +193,21 @@ UNFIT: dict[str, tuple[RecordDict | Error | None, str]] = {
         f"runs fedmeta 0.0.9, the server {__version__}",
     ),
     "cannot open its data": (Error(code=2, reason="no such shard"), "no such shard"),
+    "another version, of other rosters": (
+        bad(version="0.0.9", own=None),
+        f"runs fedmeta 0.0.9, the server {__version__}",
+    ),
     "silent": (None, "no answer within 1 s"),
     "no roster": (RecordDict(), "it gave no roster (KeyError"),
     "a split left out": (bad(val=None), "it gave no roster (KeyError"),
+    "whose clients they are left out": (bad(own=None), "it gave no roster (KeyError: 'own')"),
     "no client": (bad(train=[]), "it hosts no client"),
+    "a client in two splits": (bad(train=[6, 9], test=[8, 9]), "it hosts client 8 in two splits"),
     "half a run": (bad(train=[0]), "expected [start, stop, ...], got [0]"),
     "backwards": (bad(train=[5, 3]), "expected ids of 0 to"),
     "a negative id": (bad(train=[-5, 3]), "expected ids of 0 to"),
     "more than there can be": (bad(train=[0, 10**12]), "expected ids of 0 to"),
+    "runs that overlap": (bad(train=[6, 9, 8, 12]), "ascending"),
     "no numbers": (bad(train=["a", "b"]), "it gave no roster (TypeError"),
     "no list": (bad(train="everything"), "it gave no roster (ValueError"),
     "two sizes of one shard": (sized(7, [4, 5]), "no size for each of its 1 train clients"),
@@ -251,3 +271,137 @@ def test_only_who_samples_by_size_asks_for_sizes(
     assert len(set(held)) > 1
     expected = dict(enumerate(held)) if sampling == "size" else {}
     assert attendance.sizes == expected
+
+
+NUMBERS = "clients of devices have numbers of their own"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        (hosting(7), hosting(7), 7),
+        (hosting(7), device(test=[7]), 7),
+        (device(train=range(2, 6), val=[9]), device(train=[1, 5], test=[9]), 5),
+        (worker(train=range(20), val=range(20, 23)), hosting(7), 7),
+        (hosting(7), worker(train=range(20)), 7),
+    ],
+    ids=["two devices", "of two splits", "several", "a worker's", "claimed by a worker"],
+)
+def test_nobody_else_hosts_the_client_of_a_device(
+    caplog: pytest.LogCaptureFixture, first: RecordDict, second: RecordDict, shared: int
+) -> None:
+    """Who was there first stays."""
+    attendance, alone = attendance_of(first, hosting(30), second), attendance_of(first, hosting(30))
+    assert attendance.now().hosts == alone.now().hosts
+    reason = f"it hosts client {shared}, which node 2 hosts too: {NUMBERS}"
+    assert attendance.refused == {4: reason}
+    assert f"node 4 takes no part: {reason}" in caplog.text
+    attendance.now()
+    assert attendance._grid.asked == [2, 3, 4]
+
+
+def test_workers_host_the_same_clients() -> None:
+    shared = worker(train=range(20), val=range(20, 23))
+    roster = attendance_of(shared, shared, hosting(30)).now()
+    assert roster.assign(np.array([3, 5, 30])) == {2: [3], 3: [5], 4: [30]}
+
+
+def test_when_a_device_is_gone_another_may_host_its_client() -> None:
+    """It is back under another number, say. Of two that wait for it, the first takes its place."""
+    attendance = attendance_of(hosting(7), hosting(7), hosting(7), hosting(8))
+    nodes = attendance._grid.answers
+    assert attendance.now().hosts.keys() == {2, 5}
+    del nodes[5]
+    attendance.now()
+    assert attendance._grid.asked == [2, 3, 4, 5]
+    del nodes[2]
+    assert attendance.now().hosts.keys() == {3}
+    assert attendance.refused == {4: f"it hosts client 7, which node 3 hosts too: {NUMBERS}"}
+
+
+def test_the_size_of_a_client_is_not_what_another_node_says() -> None:
+    attendance = attendance_of(sized(5, [40]), sized(5, [60]))
+    attendance.now()
+    assert attendance.sizes == {5: 40}
+
+
+@dataclass
+class Clock:
+    now: float = 1000.0
+
+    @classmethod
+    def put(cls, monkeypatch: pytest.MonkeyPatch) -> "Clock":
+        clock = cls()
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        return clock
+
+
+@pytest.mark.parametrize("failure", [None, Error(code=2, reason="No space left on device")])
+def test_a_node_that_failed_to_answer_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, failure: Error | None
+) -> None:
+    """After 300 s, 600 s, 1200 s, for it may be dead and the others wait for it. The log says why."""
+    clock, attendance = Clock.put(monkeypatch), attendance_of(hosting(0), failure)
+    nodes, asked = attendance._grid.answers, list[float]()
+    for _ in range(45):
+        before = len(attendance._grid.asked)
+        assert attendance.now().clients("train").tolist() == [0]
+        assert attendance.refused.keys() == {3}
+        if attendance._grid.asked[before:]:
+            asked.append(clock.now - 1000)
+        clock.now += 50
+    assert asked == [0, 300, 900, 2100]
+    nodes[3] = hosting(4)
+    clock.now = 1000 + 4450
+    assert attendance.now().clients("train").tolist() == [0]
+    clock.now += 50
+    assert attendance.now().clients("train").tolist() == [0, 4]
+    assert attendance.refused == {}
+
+
+def test_the_others_wait_less_for_a_node_that_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tenth of the time since, and never longer than for one that is new."""
+    clock = Clock.put(monkeypatch)
+    attendance = Attendance(Nodes({2: hosting(0), 3: None}), "", 100.0)
+    attendance.now()
+    for passed in (300, 600, 1200):
+        clock.now += passed
+        attendance._grid.answers[4 + passed] = hosting(passed)
+        attendance.now()
+    assert attendance._grid.waited == [100, 100, 30, 100, 60, 100, 100]
+    assert attendance.refused == {3: "no answer within 100 s"}
+
+
+@pytest.mark.parametrize(
+    "answer", [hosting(7, version="0.0.9"), bad(train=[5, 3]), hosting(0)], ids=str
+)
+def test_a_node_that_cannot_take_part_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch, answer: RecordDict
+) -> None:
+    clock, attendance = Clock.put(monkeypatch), attendance_of(hosting(0), answer)
+    attendance.now()
+    clock.now += 1e6
+    attendance.now()
+    assert attendance._grid.asked == [2, 3]
+
+
+def test_a_short_roster_of_very_many_clients_costs_nothing() -> None:
+    """Ten million ids in a Python list are 300 MB and more."""
+    attendance = attendance_of(worker(train=range(10_000_000)))
+    tracemalloc.start()
+    attendance.now()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_very_many_hosts_of_the_same_clients_cost_as_much_as_one() -> None:
+    """Ids of 8 bytes, and once more while they are put together; runs that overlap count once."""
+    roster = Roster({node: ((range(node, 1_000_000),), (), ()) for node in range(50)})
+    tracemalloc.start()
+    assert np.array_equal(roster.clients("train"), np.arange(1_000_000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 * 8e6

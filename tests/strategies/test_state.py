@@ -13,11 +13,18 @@ from fedmeta.config import Experiment
 from fedmeta.errors import RunFolderError
 from fedmeta.replies import Replies
 from fedmeta.types import Params
+from strategies.best import Best
 from strategies.rules import Rules
-from strategies.state import CHECKPOINT, Best, ServerState, Tally, load_state, save_state, selected
+from strategies.state import CHECKPOINT, ServerState, Tally, load_state, save_state, selected
 
 Load = Callable[..., Experiment]
 TALLY = Tally(1.25, 96, {"7": 2}, {"7": "no reply in time"}, 1)
+
+
+def best(round: int, params: Params) -> Best:
+    """Of two clients, one of which diverged."""
+    scores = torch.tensor([0.1 + 0.2, torch.nan], dtype=torch.float64)
+    return Best(round, torch.tensor([7, 4]), scores, "how", params)
 
 
 def draw(seed: int, dtype: torch.dtype = torch.float32) -> Params:
@@ -35,7 +42,7 @@ def trained(rules: Rules, dtype: torch.dtype = torch.float32) -> ServerState:
     first, _ = rules.optimizer.step(params, draw(1, dtype), {}, 0.0)
     for seed in (1, 2, 3):
         params, memory = rules.optimizer.step(params, draw(seed, dtype), memory, seed / 5)
-    return ServerState(3, params, memory, Best(1, 0.1 + 0.2, 3, "how", first), TALLY, "0af3")
+    return ServerState(3, params, memory, best(1, first), TALLY, "0af3")
 
 
 def same(a: Params, b: Params) -> bool:
@@ -72,7 +79,9 @@ def test_every_strategy_comes_back_to_the_bit(
     assert found.optimizer.keys() == saved.optimizer.keys()
     assert all(same(found.optimizer[name], saved.optimizer[name]) for name in saved.optimizer)
     assert found.best is not None
-    assert (found.best.round, found.best.score) == (1, 0.1 + 0.2)
+    assert (found.best.round, found.best.score, found.best.protocol) == (1, 0.1 + 0.2, "how")
+    assert found.best.clients.tolist() == [7, 4]
+    assert found.best.scores.isnan().tolist() == [False, True]
     assert same(found.best.params, saved.best.params)  # type: ignore[union-attr]
 
 
@@ -99,7 +108,7 @@ def test_a_server_without_history_comes_back(tmp_path: Path, quickstart: Load) -
 def test_shared_and_transposed_tensors_are_saved_by_value(tmp_path: Path, quickstart: Load) -> None:
     matrix = torch.arange(6.0).reshape(2, 3)
     params = {"a": matrix, "b": matrix, "t": matrix.T}
-    save_state(tmp_path, ServerState(1, params, best=Best(1, 0.5, 0, "how", params)), quickstart())
+    save_state(tmp_path, ServerState(1, params, best=best(1, params)), quickstart())
     assert same(load_state(tmp_path, quickstart()).params, params)
 
 
@@ -217,7 +226,7 @@ def test_a_save_replaces_the_one_before(tmp_path: Path, quickstart: Load) -> Non
 
 
 def test_the_params_of_the_best_round_are_selected(quickstart: Load) -> None:
-    state = ServerState(5, draw(5), best=Best(2, 0.9, 0, "how", draw(2)))
+    state = ServerState(5, draw(5), best=best(2, draw(2)))
     assert selected(state, quickstart()) == (2, state.best.params)  # type: ignore[union-attr]
     assert selected(state, quickstart("evaluation.select=last")) == (5, state.params)
     assert selected(ServerState(5, state.params), quickstart()) == (5, state.params)

@@ -354,7 +354,7 @@ def weighed(reply: Reply, name: str, values: list[float], summing: bool = False)
     """Clients 0, 1, ... of one node that say such a number of themselves, beside a good node."""
     block, other = answer(*range(len(values))), answer(7)
     block.columns[name] = torch.tensor(values, dtype=torch.float64)
-    other.columns[name] = torch.tensor([0.75], dtype=torch.float64)
+    other.columns[name] = torch.tensor([1.0], dtype=torch.float64)
     if summing:
         block, other = summed(block, name), summed(other, name)
     messages = [reply(BAD, pack_replies(block)), reply(GOOD, pack_replies(other))]
@@ -367,14 +367,16 @@ def weighed(reply: Reply, name: str, values: list[float], summing: bool = False)
     [
         *[("alpha", 0.49), ("alpha", 1.01), ("alpha", -1.0), ("alpha", 1e300)],
         *[("loss_after", -0.1), ("loss_after", 1e39)],
+        *[("examples", 0.5), ("examples", 1e10), ("examples", 1e300)],
     ],
 )
 def test_who_says_what_cannot_be_is_dropped_alone(reply: Reply, name: str, value: float) -> None:
-    checked = weighed(reply, name, [0.6, value, 0.7])
+    good, other = (3.0, 4.0) if name == "examples" else (0.6, 0.7)
+    checked = weighed(reply, name, [good, value, other])
     assert checked.dropped == {1: f"its {name} cannot be true"}
     assert ids(checked) == [[0, 2], [7]]
     assert checked.replies[0].deltas["w"].tolist() == [[0.0, 0.0], [2.0, 2.0]]
-    assert checked.replies[0].columns[name].tolist() == [0.6, 0.7]
+    assert checked.replies[0].columns[name].tolist() == [good, other]
 
 
 @pytest.mark.parametrize("bad", [nan, inf])
@@ -393,6 +395,21 @@ def test_a_sum_with_a_weight_that_cannot_be_is_dropped_as_a_whole(reply: Reply) 
     checked = weighed(reply, "alpha", [0.6, 1.7], summing=True)
     assert checked.dropped == dict.fromkeys([0, 1], "its alpha cannot be true")
     assert ids(checked) == [[7]]
+
+
+def test_who_claims_more_examples_than_anybody_has_stops_no_step(reply: Reply) -> None:
+    """Beside 1e39 examples everybody's share of a sum in float32 is zero; nobody has 1e12."""
+    checked = weighed(reply, "examples", [1e12], summing=True)
+    assert checked.dropped == {0: "its examples cannot be true"}
+    assert ids(checked) == [[7]]
+
+
+@pytest.mark.parametrize("name", ["k" * 800_000, "\x1b[31mred\n"])
+def test_a_reason_is_short_whatever_a_client_calls_its_params(reply: Reply, name: str) -> None:
+    """It goes to the log, and into the header of the checkpoint, which has a limit."""
+    checked = check([reply(BAD, delta(**{name: torch.ones(1)}))], {BAD: [0]}, Expected(PARAMS))
+    assert len(checked.dropped[0]) <= 300
+    assert checked.dropped[0].isprintable()
 
 
 @pytest.mark.parametrize("value", [0.5, 0.9999, 1.0])

@@ -128,6 +128,20 @@ def test_a_resumed_run_purges_what_came_after_its_checkpoint(
     assert series(read(tmp_path), "val/after/accuracy") == {0: 0.375, 1: 0.625}
 
 
+def test_a_run_resumed_before_its_first_round_purges_the_rounds(
+    tmp_path: Path, watch: Watch, story: Any
+) -> None:
+    """Recorded up to round 2, but the only checkpoint is that of round 0."""
+    story.tell(TensorBoard(), watch(tmp_path))
+    again = TensorBoard()
+    again.start(watch(tmp_path, resumed_at=0))
+    again.record(story.rows[1] | {"loss": 0.75})
+    again.finish(None)
+    events = read(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(1, 0.75)]
+    assert series(events, "val/after/accuracy") == {0: 0.375}
+
+
 def test_an_interrupted_run_keeps_its_values(tmp_path: Path, watch: Watch, story: Any) -> None:
     recorder = TensorBoard()
     recorder.start(watch(tmp_path))
