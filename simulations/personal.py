@@ -94,7 +94,7 @@ def read_inputs(
                 f"{path}: has {have} columns ({', '.join(table.names)}), the model takes "
                 f"{prod(shape)}; --target NAME leaves one out"
             )
-        names = [f"{path.name}, line {row}" for row in range(2, len(table.x) + 2)]
+        names = [f"{path.name}, line {line}" for line in table.lines]
         return Inputs(names, table.x.reshape(-1, *shape), table.target)
     if len(shape) != 3:
         raise DataError(f"{path}: the model takes rows of {prod(shape)} numbers, give a .csv file")

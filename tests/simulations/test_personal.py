@@ -120,13 +120,13 @@ def test_predict_pictures(here: Path) -> None:
 
 def test_predict_rows(here: Path) -> None:
     done("adapt", "rows", "--shard", "r.safetensors", "--out", "v.safetensors")
-    Path("t.csv").write_text("a,b,c,truth\n1,2,3,9\n-1,0.5,1e-3,8\n")
+    Path("t.csv").write_text("a,b,c,truth\n1,2,3,9\n\n-1,0.5,1e-3,8\n")
     output = fedmeta("predict", "v.safetensors", "t.csv", "--target", "truth").output
     assert max(map(len, output.splitlines())) <= 80
     said = " ".join(output.split())
     x = torch.tensor([[1, 2, 3], [-1, 0.5, 1e-3]], dtype=torch.float64)
     rows = read_personal(Path("v.safetensors")).predict(x).tolist()
-    for line, (first, second), truth in zip((2, 3), rows, (9, 8), strict=True):
+    for line, (first, second), truth in zip((2, 4), rows, (9, 8), strict=True):
         assert f"t.csv, line {line} │ {first:.6g}, {second:.6g} │ {truth}" in said
 
 
