@@ -8,7 +8,7 @@ import typer
 from fedmeta.errors import ConfigError
 from fedmeta.packages import require
 from simulations import compare_commands, device_commands, report_command, sweep_command
-from simulations.terminal import Debug, Overrides, console, guard
+from simulations.terminal import Debug, Overrides, console, guard, is_override
 
 app = typer.Typer(
     help="Federated meta-learning: simulate, deploy, compare.",
@@ -84,7 +84,7 @@ def _run(
     from simulations.run import run
     from strategies.opening import open_new, open_old
 
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and is_override(config):
         overrides, config = [config, *overrides], None  # --resume RUN key=value
     path = Path(config) if config else None
     if path is None and resume is None:

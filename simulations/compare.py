@@ -50,6 +50,7 @@ def _run(
     failed: dict[str, str] = {}
     by_name = {cell.name: cell for cell in left}
     with Pool(jobs, address, len(left)) as pool, ProgressView(console, len(left)) as view:
+        left[0].row_file.parent.mkdir(parents=True, exist_ok=True)  # which is listed below
 
         def tick(running: Sequence[Task]) -> None:
             view.look(running)
@@ -58,10 +59,22 @@ def _run(
 
         for done in pool.run(run_task, (cell.task for cell in left), tick):
             cell = by_name[done.job.name]
-            view.end(cell.name, done.seconds, done.failure)
-            if done.failure:
-                failed[cell.name] = done.failure
-                write_lines(cell.row_file, [failed_row(cell.experiment, cell.place, done.failure)])
+            failure = done.failure or _missing(cell)
+            view.end(cell.name, done.seconds, failure)
+            if failure:
+                failed[cell.name] = failure
+                write_lines(cell.row_file, [failed_row(cell.experiment, cell.place, failure)])
             else:
                 unsent.append(cell)
     return failed
+
+
+def _missing(cell: Cell) -> str:
+    """What to say where the row of a cell has not arrived.
+
+    The folder is listed first: a network's file system may remember of a single file for a while that it
+    was not there.
+    """
+    if cell.row_file in cell.row_file.parent.iterdir() and cell.finished():
+        return ""
+    return f"{cell.row_file} has not arrived: all machines of the Ray cluster must share --out"

@@ -10,7 +10,7 @@ import typer
 
 from fedmeta.errors import ConfigError, FedmetaError
 from fedmeta.packages import require
-from simulations.terminal import Debug, console, guard, numbers
+from simulations.terminal import Debug, check_out, console, guard, is_override, numbers
 
 if TYPE_CHECKING:
     from fedmeta.tracking.recorder import Row
@@ -99,11 +99,11 @@ def _compare(words: list[str], options: Options) -> None:
     from simulations.rows import read_rows
     from simulations.sync import Sender
 
-    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    overrides = [word for word in words if is_override(word)]
     if options.seeds is not None and any(override.startswith("seed=") for override in overrides):
         raise ConfigError("seed must not be given with --seeds")
     grids = _grids([Path(word) for word in words if word not in overrides], options)
-    out = options.out or _default_out(grids)
+    out = check_out(options.out or _default_out(grids))
     cells = cells_of(grids, overrides, _seeds(options.seeds), options.full, out)
     mode = options.wandb.word if options.wandb else None
     sender = Sender(mode, lambda line: console.print(line, soft_wrap=True, markup=False))
@@ -129,14 +129,24 @@ def _grids(configs: Sequence[Path], options: Options) -> "list[Grid]":
     if not configs:
         raise ConfigError("give a grid or a config, or more")
     grids = [Grid.read(path) for path in configs]
+    given = (
+        ("strategy", "strategies", options.strategies),
+        ("learner", "learners", options.learners),
+    )
     axes = [
-        Axis(section, {name: name for name in text.replace(",", " ").split()})
-        for section, text in (("strategy", options.strategies), ("learner", options.learners))
-        if text
+        Axis(section, {name: name for name in _names(text, f"--{option}")})
+        for section, option, text in given
+        if text is not None
     ]
     if axes and (files := [grid.source for grid in grids if grid.source]):
         raise ConfigError(f"{files[0]}: is a grid, so --strategies and --learners must stand in it")
     return [Grid(configs, axes)] if axes else grids
+
+
+def _names(text: str, option: str) -> list[str]:
+    if not (found := text.replace(",", " ").split()):
+        raise ConfigError(f"{option} must be one name or more with commas between, got {text!r}")
+    return found
 
 
 def _default_out(grids: "Sequence[Grid]") -> Path:

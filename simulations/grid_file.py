@@ -10,12 +10,15 @@ from typing import Any, Self
 
 from fedmeta.config import Experiment, read_mapping
 from fedmeta.errors import ConfigError
+from simulations.apart import check_apart
 from simulations.axes import Axis, Sections, put
 
 HEAD = ("name", "base", "seeds", "set", "cases")
 NO_AXIS = ("name", "seed", "sections", "tracking", "published")
 """Fields of an experiment that are no axis."""
 BETWEEN = " · "
+LONGEST = 200
+"""Bytes of a name that files are called after: none may have more than 255, and more is put to it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Grid:
     seeds: Sequence[int] | None = None
     """None: each base's own."""
     set: Sections = field(default_factory=dict)
-    """Values of every cell by dotted key; stronger than the axes."""
+    """Values of every cell by dotted key, put after the axes; of nothing that these decide."""
     cases: Sequence[Case] = ()
     """Stronger still, the last of all."""
     source: str = ""
@@ -74,7 +77,7 @@ class Grid:
             bases = [path.parent / base for base in _bases(found["base"])]
             labels = {"base": [_own(base, read_mapping(base)) for base in bases]}
             labels |= {axis.key: list(axis.choices) for axis in axes}
-            return cls(
+            grid = cls(
                 bases=bases,
                 axes=axes,
                 name=str(found.get("name") or path.stem),
@@ -83,6 +86,14 @@ class Grid:
                 cases=[_case(each, labels) for each in _list(found.get("cases") or [], "cases")],
                 source=str(path),
             )
+            grid._check_apart()
+            return grid
+
+    @property
+    def varied(self) -> list[Axis]:
+        """All that varies, with the seeds."""
+        seeds = {str(seed): seed for seed in self.seeds or []}
+        return [*self.axes, *([Axis("seed", seeds)] if seeds else [])]
 
     def settings(self) -> Iterator[Setting]:
         """Every combination, in the order of the file. Raises ConfigError that names the cell."""
@@ -97,6 +108,12 @@ class Grid:
                     with told(self.source, BETWEEN.join(chosen)):
                         setting = self._setting(base, sections, labels, cases)
                     yield setting
+
+    def _check_apart(self) -> None:
+        check_apart(self.varied, {key: f"set {key}" for key in self.set})
+        for case in self.cases:
+            others = [axis for axis in self.varied if axis.key not in case.where]
+            check_apart(others, {key: f"cases.set {key}" for key in case.set})
 
     def _setting(
         self, base: Path, sections: Sections, labels: dict[str, str], cases: Sequence[Case]
@@ -125,6 +142,14 @@ def told(source: str, cell: str = "") -> Iterator[None]:
     except ConfigError as e:
         where = [*filter(None, [source]), *([f"cell {cell}"] if cell else [])]
         raise ConfigError(": ".join([*where, str(e)])) from e
+
+
+def check_name(name: str) -> None:
+    """Files are called after it. Raises ConfigError."""
+    if (size := len(name.encode())) > LONGEST:
+        raise ConfigError(
+            f"name must have at most {LONGEST} bytes, with all labels and the seed, got {size}"
+        )
 
 
 def slug(label: str) -> str:

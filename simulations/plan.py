@@ -7,9 +7,10 @@ from pathlib import Path
 from fedmeta.config import Experiment
 from fedmeta.errors import ConfigError
 from fedmeta.tracking.place import Place
+from simulations.apart import check_apart
 from simulations.axes import Sections
 from simulations.cells import Cell
-from simulations.grid_file import Grid, Setting, told
+from simulations.grid_file import Grid, Setting, check_name, told
 from strategies.opening import open_mapping
 
 
@@ -38,7 +39,10 @@ def _cells(
     if full and any(override.startswith("rounds=") for override in overrides):
         raise ConfigError("rounds must not be given with --full, which takes each paper's")
     for grid in grids:
-        for setting in grid.settings():
+        settings = list(grid.settings())
+        with told(grid.source):
+            _check(grid, settings, overrides, full)
+        for setting in settings:
             with told(grid.source or str(setting.base), setting.contender):
                 given = [*overrides, *(_rounds(setting.sections, overrides) if full else [])]
                 first = open_mapping(setting.sections, given, str(setting.base))
@@ -46,7 +50,16 @@ def _cells(
                     experiment = _seeded(setting, given, first, seed)
                     name = setting.contender or experiment.name
                     place = Place(name, dict(setting.labels), setting.base.as_posix())
-                    yield Cell(experiment, replace(place, group=_group(experiment, out)), out)
+                    cell = Cell(experiment, replace(place, group=_group(experiment, out)), out)
+                    check_name(cell.name)
+                    yield cell
+
+
+def _check(grid: Grid, settings: Sequence[Setting], overrides: Sequence[str], full: bool) -> None:
+    if not settings:
+        raise ConfigError("cases must leave a cell to run, they skip all of them")
+    given = {word.partition("=")[0]: f"override {word}" for word in overrides}
+    check_apart(grid.varied, given | ({"rounds": "--full"} if full else {}))
 
 
 def _seeded(setting: Setting, given: Sequence[str], first: Experiment, seed: int) -> Experiment:

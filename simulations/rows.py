@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedmeta.config import Experiment
-from fedmeta.errors import RunFolderError
+from fedmeta.errors import DataError, RunFolderError
 from fedmeta.run_folder import read_lines
 from fedmeta.tracking.place import Place
 from fedmeta.tracking.progress import Progress
@@ -30,12 +30,12 @@ def row_with(experiment: Experiment, folder: Path) -> Row:
     """The same, where the experiment is at hand."""
     try:
         summary = json.loads((folder / "summary.json").read_text())
-        rows = read_lines(folder / "metrics.jsonl")
-        scores = read_lines(folder / "clients.jsonl")
+        rows = _lines(folder / "metrics.jsonl", "val")
+        scores = _lines(folder / "clients.jsonl", "test")
         return _head(experiment, Place.read(folder)) | _results(summary, rows, scores)
     except FileNotFoundError as e:
         raise RunFolderError(f"{folder}: has no summary.json, the run is not finished") from e
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, LookupError, TypeError) as e:
         raise RunFolderError(f"{folder}: has no results ({type(e).__name__}: {e})") from e
 
 
@@ -57,21 +57,26 @@ def read_row(path: Path) -> Row:
         for key in ("name", "seed", "setting", "rounds", "clients"):
             row[key]
         if not row.get("failed"):
-            row["minutes"], row["published"], row["val"]
+            row["minutes"], row["published"], row["val"][-1]
             row["test"]["after"], row["test"]["before"], row["test"]["curve"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, LookupError, TypeError) as e:
         raise RunFolderError(f"{path}: is not a row of results ({type(e).__name__}: {e})") from e
     return _completed(row)
 
 
 def identity(experiment: Experiment) -> Row:
-    """What two runs must have in common to be one; ``setting`` leaves out the seed."""
+    """What two runs must have in common to be one; ``setting`` leaves out the seed.
+
+    ``contents`` is there for data of one's own alone: rows of other data stay as they were.
+    """
+    contents = _contents(experiment)
     return {
         "fingerprint": fingerprint(experiment),
         "setting": fingerprint(experiment, seed=False),
         "rounds": experiment.rounds,
         "evaluation": experiment.sections["evaluation"],
         "episodes": experiment.sections["data"].get("evaluation"),
+        **({"contents": contents} if contents else {}),
     }
 
 
@@ -80,8 +85,12 @@ def problem(experiment: Experiment) -> str:
 
     Who the test clients are, which episodes they draw, and how they are scored.
     """
-    scored = experiment.evaluation
-    data = {key: value for key, value in non_default(experiment.data).items() if key != "root"}
+    scored, contents = experiment.evaluation, _contents(experiment)
+    data = non_default(experiment.data)
+    if contents is not None:  # else the folder's name is all there is to tell data apart
+        data.pop("root", None)
+    if contents:
+        data["contents"] = contents
     name = experiment.sections["data"]["name"]
     shared = (name, data, scored.steps, scored.episodes, scored.transductive)
     return sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
@@ -98,6 +107,14 @@ def problem_name(experiment: Experiment) -> str:
         words += [f"{data.split('evaluate')[0]}-shot"]
     steps = experiment.evaluation.steps
     return " ".join(filter(None, words)) + f", {steps} step{'s' * (steps != 1)}"
+
+
+def _contents(experiment: Experiment) -> str | None:
+    """A hash of data of one's own, None where they are not here; of other data nothing."""
+    try:
+        return experiment.data.contents()
+    except DataError:
+        return None
 
 
 def _head(experiment: Experiment, place: Place | None) -> Row:
@@ -131,9 +148,17 @@ def _results(summary: Row, rows: Sequence[Row], scores: Sequence[Row]) -> Row:
     }
 
 
+def _lines(path: Path, split: str) -> list[Row]:
+    """The rows of a file that a finished run has, some of them of the split."""
+    rows = read_lines(path)
+    if not any(row["split"] == split for row in rows):
+        raise RunFolderError(f"{path}: is not there, or has no row of {split} clients")
+    return rows
+
+
 def _clients(scores: Sequence[Row]) -> Row:
     """The scores of each test client, in columns."""
-    names = [key for key, value in scores[0].items() if isinstance(value, list)] if scores else []
+    names = [key for key, value in scores[0].items() if isinstance(value, list)]
     return {"client": [row["client"] for row in scores]} | {
         when: {name: [round(row[name][at], DIGITS) for row in scores] for name in names}
         for when, at in (("before", 0), ("after", -1))

@@ -9,7 +9,7 @@ import typer
 from fedmeta.errors import FedmetaError
 from fedmeta.packages import require
 from simulations.compare_commands import Mode
-from simulations.terminal import Debug, Overrides, console, guard
+from simulations.terminal import Debug, Overrides, check_out, console, guard
 
 if TYPE_CHECKING:
     from simulations.sweep.file import Sweep
@@ -56,7 +56,7 @@ def _sweep(
 
     found = Sweep.read(file, overrides)
     found = replace(found, trials=trials or found.trials)
-    out = out or Path("runs/sweep") / found.name
+    out = check_out(out or Path("runs/sweep") / found.name)
     if wandb is Mode.ONLINE:
         require("fedmeta sweep --wandb", "server", "wandb")
         from simulations.sweep.wandb_sweep import run_wandb_sweep
@@ -72,7 +72,7 @@ def _sweep(
     if mode or found.probe.tracking.wandb.mode != "disabled":
         require("tracking.wandb.mode", "server", "wandb")
     sender = Sender(mode, lambda line: console.print(line, soft_wrap=True, markup=False))
-    console.print(f"{found.trials - search.left} of {found.trials} trials are done")
+    console.print(f"{search.done} of {search.done + search.left} trials are done")
     run_sweep(search, jobs, console, address, sender.cell)
     _show(found, search, out)
 

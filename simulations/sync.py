@@ -25,18 +25,17 @@ from strategies.state import CONFIG
 
 Mode = Literal["offline", "online"]
 SENT = "synced.json"
-"""What was sent where, in the folder of a run."""
+"""Where a run was sent that had its results, in its folder."""
 
 
 def sync(folders: Sequence[Path], mode: Mode | None, project: str | None) -> Iterator[str]:
     """Send runs and comparisons; a line for each. Raises FedmetaError where W&B cannot be had."""
-    for folder in folders:
-        runs = _runs(folder)
+    for folder, runs in [(folder, _runs(folder)) for folder in folders]:
         for run in runs:
             settings = _chosen(open_run(run), mode, project)
             _or_say(run, lambda: send_run(run, settings))  # noqa: B023 (called at once)
             yield f"{run}: {settings.mode}, project {settings.project}"
-        if runs and (folder / "rows").is_dir():
+        if (folder / "rows").is_dir():
             place = Place.read(runs[0])
             name = place.group if place else folder.name
             _or_say(folder, lambda: send_table(folder, read_rows([folder]), settings, name))  # noqa: B023
@@ -46,8 +45,8 @@ def sync(folders: Sequence[Path], mode: Mode | None, project: str | None) -> Ite
 def send_run(folder: Path, settings: WandbSettings) -> None:
     """All rows, results, pictures and tables of a run folder; the run on W&B is the same every time.
 
-    One that is not finished is sent as far as it is. Raises RunFolderError where there is no run, and
-    whatever W&B raises.
+    One that is not finished is sent as far as it is, and counts as not sent. Raises RunFolderError
+    where there is no run, and whatever W&B raises.
     """
     experiment, summary = open_run(folder), _summary(folder)
     tracking = replace(experiment.tracking, wandb=settings)
@@ -61,7 +60,8 @@ def send_run(folder: Path, settings: WandbSettings) -> None:
     for row in read_lines(folder / "metrics.jsonl"):
         recorder.record(row)
     recorder.finish(summary)
-    write_json(folder / SENT, {"mode": settings.mode, "project": settings.project})
+    if summary is not None:
+        write_json(folder / SENT, {"mode": settings.mode, "project": settings.project})
 
 
 def send_table(out: Path, rows: Sequence[Row], settings: WandbSettings, name: str) -> None:
@@ -150,10 +150,12 @@ def _sent(folder: Path, settings: WandbSettings) -> bool:
 
 
 def _runs(folder: Path) -> list[Path]:
-    """A run folder, or those of a comparison or a sweep."""
-    if (folder / "rows").is_dir() or (folder / "runs").is_dir():
-        return [path.parent for path in sorted((folder / "runs").glob(f"*/{CONFIG}"))]
-    return [folder]
+    """A run folder, or those of a comparison or a sweep. Raises RunFolderError where these have none."""
+    if not ((folder / "rows").is_dir() or (folder / "runs").is_dir()):
+        return [folder]
+    if found := [path.parent for path in sorted((folder / "runs").glob(f"*/{CONFIG}"))]:
+        return found
+    raise RunFolderError(f"{folder}: has no run folder to send, such as runs/NAME with {CONFIG}")
 
 
 def _summary(folder: Path) -> Row | None:

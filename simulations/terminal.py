@@ -3,13 +3,14 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedmeta.errors import ConfigError, FedmetaError
+from fedmeta.errors import ConfigError, FedmetaError, InputError, RunFolderError
 
 console = Console()
 INTERRUPTED = 130
@@ -26,10 +27,11 @@ def guard(work: Callable[[], None], debug: bool) -> None:
     except FedmetaError as e:
         if debug:
             raise
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/] {_plain(e)}", highlight=False
-        )
-        sys.exit(e.exit_code)
+        _end(str(e), e.exit_code)
+    except OSError as e:
+        if debug or e.filename is None:
+            raise
+        _end(f"{e.filename}: {e.strerror}", InputError.exit_code)  # a path that somebody gave
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted")
         sys.exit(INTERRUPTED)
@@ -42,5 +44,20 @@ def numbers(text: str, option: str) -> list[int]:
     return list(dict.fromkeys(int(part) for part in text.split(",")))
 
 
-def _plain(error: Exception) -> str:
-    return escape(" ".join(str(error).split()))
+def is_override(word: str) -> bool:
+    """Whether a word is key=value; the name of a file may have a = too."""
+    return "=" in word and not os.path.exists(word)  # no word is too long for this one
+
+
+def check_out(out: Path) -> Path:
+    """A folder that is there or can be made. Raises RunFolderError before any work is lost."""
+    found = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not found.is_dir():
+        raise RunFolderError(f"--out must be a folder, old or new, got {out}: {found} is a file")
+    return out
+
+
+def _end(message: str, code: int) -> None:
+    line = escape(" ".join(message.split()))
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {line}", highlight=False)
+    sys.exit(code)

@@ -99,6 +99,10 @@ class ClassEpisodes:
         """Whether classes keep their numbers."""
         return self.labels != "episode"
 
+    def contents(self) -> str:
+        """Nothing: the settings say which data they are."""
+        return ""
+
     def hold(
         self, shards: Sequence[Shard], device: torch.device, dtype: torch.dtype
     ) -> "HeldClasses":

@@ -98,6 +98,12 @@ class Dataset(Protocol):
     def lasting(self) -> bool:
         """Whether an example of a client has the same target in every episode."""
 
+    def contents(self) -> str:
+        """A hash of the data where the settings do not say which they are; else empty.
+
+        Raises DataError where they are not here.
+        """
+
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> Federation:
         """The federation, with its data resident on the device."""
 

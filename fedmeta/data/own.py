@@ -1,13 +1,14 @@
 """Data of one's own: every client is a shard file that its owner made from a folder or a table."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
 from fedmeta.data.classes import ClassEpisodes, HeldClasses
 from fedmeta.data.download import local_root
 from fedmeta.data.federation import Dataset
-from fedmeta.data.shard import Shard, fit, read_shards
+from fedmeta.data.shard import Shard, contents, fit, read_shards
 from fedmeta.data.values import HeldValues, ValueEpisodes
 from fedmeta.errors import ConfigError, DataError
 
@@ -33,6 +34,10 @@ class OwnClasses(ClassEpisodes):
     def input_shape(self) -> tuple[int, ...]:
         """As the config says: a server has no data to look at."""
         return tuple(self.shape_of_inputs)
+
+    def contents(self) -> str:
+        """Of what the folder holds, wherever it lies."""
+        return contents(_folder(self.root))
 
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> HeldClasses:
         """The federation of all shards in the folder."""
@@ -65,6 +70,10 @@ class OwnValues(ValueEpisodes):
         """As the config says: a server has no data to look at."""
         return tuple(self.shape_of_inputs)
 
+    def contents(self) -> str:
+        """Of what the folder holds, wherever it lies."""
+        return contents(_folder(self.root))
+
     def open(self, seed: int, device: torch.device, dtype: torch.dtype) -> HeldValues:
         """The federation of all shards in the folder."""
         return self.hold(_shards(self, "own_values", self.root), device, dtype)
@@ -76,9 +85,13 @@ def _check_shape(shape: list[int]) -> None:
 
 
 def _shards(dataset: Dataset, name: str, root: str | None) -> list[Shard]:
+    shards = read_shards(_folder(root))
+    fit(shards, dataset, name)
+    return shards
+
+
+def _folder(root: str | None) -> Path:
     folder = local_root(root)
     if folder is None:
         raise DataError("data.root must name a folder of shard files, got nothing")
-    shards = read_shards(folder)
-    fit(shards, dataset, name)
-    return shards
+    return folder

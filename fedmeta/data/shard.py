@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fedmeta.checkpoint import read_checkpoint, write_checkpoint
@@ -102,14 +103,19 @@ def read_shards(path: Path) -> list[Shard]:
     """The shard in a file, or all in a folder, in client order."""
     if not path.is_dir():
         return [read_shard(path)]
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise DataError(f"shard {path}: the folder has no .safetensors file")
-    shards = sorted(map(read_shard, files), key=lambda shard: shard.client)
+    shards = sorted(map(read_shard, _files(path)), key=lambda shard: shard.client)
     numbers = [shard.client for shard in shards]
     if twice := sorted({n for n in numbers if numbers.count(n) > 1}):
         raise DataError(f"shard {path}: two files are of client {twice[0]}")
     return shards
+
+
+def contents(folder: Path) -> str:
+    """A hash of all that the shards in a folder hold, whatever the files are called. Raises DataError.
+
+    By the hashes that the files say of themselves, which ``read_shard`` checks: data can be large.
+    """
+    return sha256(" ".join(sorted(map(_said_hash, _files(folder)))).encode()).hexdigest()
 
 
 def fit(shards: Sequence[Shard], dataset: Dataset, name: str) -> None:
@@ -133,6 +139,20 @@ def as_inputs(x: Tensor, dtype: torch.dtype) -> Tensor:
 def by_split(shards: Sequence[Shard]) -> dict[Split, list[int]]:
     """Client ids of each split."""
     return {split: [s.client for s in shards if s.split == split] for split in SPLITS}
+
+
+def _files(folder: Path) -> list[Path]:
+    if not (files := sorted(folder.glob("*.safetensors"))):
+        raise DataError(f"shard {folder}: the folder has no .safetensors file")
+    return files
+
+
+def _said_hash(path: Path) -> str:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str(json.loads(file.metadata()["header"])["sha256"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"shard {path}: is cut short or no shard ({e}); make it again") from e
 
 
 def _described(name: str, kind: Kind, shape: tuple[int, ...], outputs: int) -> str:

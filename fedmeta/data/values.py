@@ -78,6 +78,10 @@ class ValueEpisodes:
         """What a client's values are of stays."""
         return True
 
+    def contents(self) -> str:
+        """Nothing: the settings say which data they are."""
+        return ""
+
     def hold(
         self, shards: Sequence[Shard], device: torch.device, dtype: torch.dtype
     ) -> "HeldValues":

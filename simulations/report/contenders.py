@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,9 @@ from fedmeta.tracking.recorder import Row
 from simulations.grid_file import BETWEEN
 from simulations.report.settings import differing
 from strategies.evaluation import interval
+
+SAME = ("name", "setting", "rounds", "evaluation", "episodes", "contents")
+"""What the seeds of a contender have in common."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Contender:
     def labels(self) -> dict[str, str]:
         """What it is on each axis of its grid; of a run that stands alone nothing."""
         return dict(self.rows[0]["labels"])
+
+    @property
+    def sections(self) -> Mapping[str, Any]:
+        """Its config; rows of older comparisons have none."""
+        return dict(self.rows[0].get("sections", {}))
 
     @property
     def has_clients(self) -> bool:
@@ -98,11 +106,11 @@ def over_seeds(points: Sequence[Sequence[Row]], measure: str) -> tuple[list[floa
 
 def problems(rows: Sequence[Row]) -> list[Problem]:
     """Rows by problem, in order of their names; cells that failed before theirs was known come last."""
-    found = [_problem(group) for group in _grouped(rows, _solved).values()]
-    names = [problem.name for problem in found]
-    for i, name in enumerate(names):
-        if names.count(name) > 1:
-            found[i] = replace(found[i], name=f"{name} #{1 + names[:i].count(name)}")
+    groups = list(_grouped(rows, _solved).values())
+    found = [_problem(group) for group in groups]
+    data = [{"data": group[0].get("sections", {}).get("data")} for group in groups]
+    names = _told_apart([problem.name for problem in found], data)
+    found = [replace(problem, name=name) for problem, name in zip(found, names, strict=True)]
     return sorted(found, key=lambda problem: (not problem.contenders, problem.name))
 
 
@@ -116,8 +124,8 @@ def _solved(row: Row) -> Any:
 
 def _problem(rows: Sequence[Row]) -> Problem:
     finished = [row for row in rows if not row.get("failed")]
-    same = _grouped(finished, lambda row: (row["name"], row["setting"], row["rounds"]))
-    groups = [_seeds(group) for group in same.values()]
+    same = _grouped(finished, lambda row: [row.get(key) for key in SAME])
+    groups = [seeds for group in same.values() for seeds in _seeds(group)]
     contenders = [
         Contender(name, group) for name, group in zip(_names(groups), groups, strict=True)
     ]
@@ -135,34 +143,49 @@ def _title(row: Row) -> str:
     )
 
 
-def _seeds(group: Sequence[Row]) -> list[Row]:
-    """In their order; a cell that was given twice, as folder and as row, counts once."""
-    first = {row["seed"]: row for row in reversed(group)}
-    return [first[seed] for seed in sorted(first)]
+def _seeds(group: Sequence[Row]) -> list[list[Row]]:
+    """In their order; a cell that was given twice, as folder and as row, counts once.
+
+    A seed with other scores is another run, say of data that changed in their folder: none is left out.
+    """
+    found: list[dict[int, Row]] = []
+    for row in group:
+        fits = (each for each in found if _scores(each.get(row["seed"], row)) == _scores(row))
+        seeds = next(fits, None)
+        if seeds is None:
+            found.append(seeds := {})
+        seeds.setdefault(row["seed"], row)
+    return [[seeds[seed] for seed in sorted(seeds)] for seeds in found]
+
+
+def _scores(row: Row) -> Any:
+    return row["test"]["after"]
 
 
 def _grouped(rows: Sequence[Row], of: Callable[[Row], Any]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        groups[json.dumps(of(row))].append(row)
+        groups[json.dumps(of(row), sort_keys=True)].append(row)
     return groups
 
 
 def _names(groups: Sequence[Sequence[Row]]) -> list[str]:
-    """Names told apart: two settings of one name say what differs."""
     firsts = [group[0] for group in groups]
-    short = _short(firsts)
-    alike = defaultdict(list)
-    for name, row in zip(short, firsts, strict=True):
-        alike[name].append(row)
-    names = []
-    for name, row in zip(short, firsts, strict=True):
-        twins = alike[name]
-        settings = differing([twin.get("sections", {}) for twin in twins])
-        own = [f"{key}={values[twins.index(row)]}" for key, values in settings.items()]
-        others = [] if len(twins) == 1 else own or [f"#{1 + twins.index(row)}"]
-        names.append(" ".join([name, *others]))
-    return names
+    return _told_apart(_short(firsts), [row.get("sections", {}) for row in firsts])
+
+
+def _told_apart(names: Sequence[str], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Two of one name say in what their configs differ; where that does not do, they are numbered."""
+    told = []
+    for i, name in enumerate(names):
+        twins = [config for each, config in zip(names, configs, strict=True) if each == name]
+        at = names[:i].count(name)
+        own = [f"{key}={values[at]}" for key, values in differing(twins).items()]
+        told.append(" ".join([name, *own]))
+    return [
+        f"{name} #{1 + told[:i].count(name)}" if told.count(name) > 1 else name
+        for i, name in enumerate(told)
+    ]
 
 
 def _short(rows: Sequence[Row]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fedmeta.errors import InputError
 from simulations.contenders import Comparison, Interval, compare_all
 from simulations.pairs import Measure
+from simulations.report.baselines import with_baseline, without_baseline
 from simulations.report.contenders import Contender, Problem
 from simulations.report.looks import Look
 from simulations.report.tables import ABSENT, Cell, Table, number
@@ -17,7 +18,7 @@ WORDS = {"better": "▲ better", "worse": "▼ worse", "untold": "≈ not told"}
 
 
 def comparisons(problem: Problem, against: str | None = None) -> tuple[list[Comparison], str]:
-    """Of every two contenders, or each with its baseline; none, and why, where they cannot be compared."""
+    """Of every two contenders, or each with its baseline; and why some or all are not compared."""
     if len(problem.contenders) < 2:
         return [], "There is one contender: nothing to compare."
     couples = None if against is None else with_baseline(problem, against)
@@ -34,28 +35,20 @@ def comparisons(problem: Problem, against: str | None = None) -> tuple[list[Comp
     measure: Measure = "accuracy" if problem.measure == "accuracy" else "loss"
     scores = {c.name: _scores(c) for c in problem.contenders}
     try:
-        return compare_all(scores, measure, couples=couples), ""
+        return compare_all(scores, measure, couples=couples), _left_out(problem, against, couples)
     except InputError as e:
         return [], f"Not compared: {e}."
 
 
-def with_baseline(problem: Problem, against: str) -> list[tuple[str, str]]:
-    """Each contender and its baseline: the one of that name, or the one of its own labels but for that one.
-
-    So in ``maml · median`` and ``reptile · median`` against ``fedadam``, each meets its own learner's.
-    """
-    names = [contender.name for contender in problem.contenders]
-    if against in names:
-        return [(name, against) for name in names if name != against]
-    at = {frozenset(c.labels.items()): c.name for c in problem.contenders}
-    found = []
-    for contender in problem.contenders:
-        labels = contender.labels
-        others = [frozenset((labels | {axis: against}).items()) for axis in labels]
-        found += [
-            (contender.name, at[o]) for o in others if at.get(o, contender.name) != contender.name
-        ]
-    return found
+def _left_out(
+    problem: Problem, against: str | None, couples: Sequence[tuple[str, str]] | None
+) -> str:
+    """Who has no baseline, in words."""
+    if against is None or not (names := without_baseline(problem, against, couples or [])):
+        return ""
+    return (
+        f"Not compared, since no {against} has their other labels and settings: {', '.join(names)}."
+    )
 
 
 def _scores(contender: Contender) -> dict[int, dict[int, float]]:

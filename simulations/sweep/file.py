@@ -9,8 +9,9 @@ from typing import Any, Self
 from fedmeta.config import Experiment, read_mapping
 from fedmeta.errors import ConfigError
 from fedmeta.objective import score_names
+from simulations.apart import within
 from simulations.axes import Sections, put
-from simulations.grid_file import slug, told
+from simulations.grid_file import check_name, slug, told
 from simulations.rows import identity
 from simulations.sweep.space import Choices, Dimension, Value, dimension, whole
 from strategies.opening import open_mapping
@@ -65,6 +66,7 @@ class Sweep:
                 prune=_switch({"prune": True} | found, "prune"),
                 overrides=tuple(overrides),
             )
+            check_name(sweep.name)
             probe = sweep.probe
             return replace(sweep, space={key: _typed(each, probe) for key, each in space.items()})
 
@@ -126,14 +128,10 @@ def _check_apart(space: Mapping[str, Any], given: Sections, overrides: Sequence[
     """Nothing that varies may be set as well. What is set around it comes first, so that may stand."""
     words = [override.partition("=")[0] for override in overrides]
     for key in space:
-        inside = [f"set {other}" for other in given if _within(other, key)]
-        inside += [f"override {o}" for o in words if _within(o, key) or _within(key, o)]
+        inside = [f"set {other}" for other in given if within(other, key)]
+        inside += [f"override {o}" for o in words if within(o, key) or within(key, o)]
         if inside:
             raise ConfigError(f"space.{key} varies, so {inside[0]} cannot stand beside it")
-
-
-def _within(key: str, section: str) -> bool:
-    return f"{key}.".startswith(f"{section}.")
 
 
 def _mapping(value: Any, key: str) -> dict[str, Any]:

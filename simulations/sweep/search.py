@@ -32,6 +32,11 @@ class Search:
         self._numbers: dict[str, int] = {}
 
     @property
+    def done(self) -> int:
+        """Trials that have come to an end."""
+        return len(self._study) - len(list(self._study.begun()))
+
+    @property
     def left(self) -> int:
         """Trials that have not come to an end."""
         return max(0, self._sweep.trials - len(self._study)) + len(list(self._study.begun()))
@@ -52,7 +57,8 @@ class Search:
     def watch(self, job: Job) -> None:
         """Hear what the first run of a trial says, and stop it where it has no hope.
 
-        What is decided depends on the rows alone, so not on when they are read.
+        What is decided depends on the rows and on the trials that have finished: with one job not on when
+        the rows are read, with more jobs on which trial ends first.
         """
         task = job.tasks[0]
         for row in [] if job.stop.exists() else validations(task.folder):
@@ -73,7 +79,7 @@ class Search:
         try:
             if failure:
                 raise FedmetaError(failure)
-            found = [selected(c.experiment, validations(c.folder)) for c in self._cells[job.name]]
+            found = [_selected(cell) for cell in self._cells[job.name]]
         except FedmetaError as e:
             self._study.fail(number, str(e), seconds)
             return f"failed: {e}"
@@ -104,6 +110,15 @@ class Search:
         return [
             Cell(self._sweep.experiment(values, name, seed), place, self._out) for seed in seeds
         ]
+
+
+def _selected(cell: Cell) -> tuple[int, float]:
+    """The round that a run selects and its score there. Raises FedmetaError where there is none."""
+    if not cell.folder.exists():
+        raise FedmetaError(
+            f"{cell.folder} has not arrived: all machines of the Ray cluster must share --out"
+        )
+    return selected(cell.experiment, validations(cell.folder))
 
 
 def run_sweep(

@@ -18,7 +18,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from fedmeta.errors import RunFolderError
@@ -61,7 +61,7 @@ class Study:
         self._sweep = sweep
         self._space = {key: _distribution(each) for key, each in sweep.space.items()}
         self._study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder / FILE))),
+            storage=_opened((folder / FILE).resolve()),
             study_name=NAME,
             direction="maximize" if sweep.measure == "accuracy" else "minimize",
             pruner=optuna.pruners.MedianPruner() if sweep.prune else optuna.pruners.NopPruner(),
@@ -81,12 +81,11 @@ class Study:
     def begun(self) -> Iterator[tuple[int, Values]]:
         """Trials that were proposed and never came to an end."""
         for trial in self._study.get_trials(states=[TrialState.RUNNING]):
-            yield trial.number, trial.params
+            yield trial.number, self._completed(trial)
 
     def ask(self) -> tuple[int, Values]:
         """The next trial: a function of the seed, its number and the trials before it."""
-        draw = int(bits(self._sweep.probe.seed, "sweep", len(self)) >> 32)
-        self._study.sampler = optuna.samplers.TPESampler(seed=draw)
+        self._seed(len(self))
         trial = self._study.ask(self._space)
         return trial.number, trial.params
 
@@ -118,10 +117,46 @@ class Study:
         """All trials, by number."""
         return [_outcome(trial) for trial in self._study.get_trials()]
 
+    def _seed(self, number: int) -> None:
+        draw = int(bits(self._sweep.probe.seed, "sweep", number) >> 32)
+        self._study.sampler = optuna.samplers.TPESampler(seed=draw)
+
+    def _completed(self, trial: FrozenTrial) -> Values:
+        """What a trial lacks that was cut short while it was proposed is drawn now."""
+        if trial.params.keys() == self._space.keys():
+            return trial.params
+        self._seed(trial.number)
+        again = optuna.Trial(self._study, trial._trial_id)
+        return {key: again._suggest(key, each) for key, each in self._space.items()}
+
     def _note(self, number: int, **notes: Any) -> None:
         id = self._study.get_trials(deepcopy=False)[number]._trial_id
         for key, value in notes.items():
             optuna.Trial(self._study, id).set_user_attr(key, value)
+
+
+def _opened(journal: Path) -> JournalStorage:
+    """The storage of an absolute path, which Optuna's lock must have. Raises RunFolderError.
+
+    A last line that a killed process cut short is removed: Optuna leaves it out, but would put the next
+    behind it, and could then read neither.
+    """
+    try:
+        backend = JournalFileBackend(str(journal))
+        _cut(journal)
+        return JournalStorage(backend)
+    except (ValueError, KeyError, TypeError) as e:
+        raise RunFolderError(f"{journal}: cannot be read ({type(e).__name__}: {e})") from e
+
+
+def _cut(journal: Path) -> None:
+    lock = JournalFileSymlinkLock(str(journal))  # others write whole lines while they hold it
+    lock.acquire()
+    try:
+        with journal.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _distribution(found: Dimension) -> BaseDistribution:

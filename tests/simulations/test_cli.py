@@ -34,6 +34,19 @@ def refused(result: Result) -> str:
     return lines[0]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", f"rounds={'1' * 300}"], "give a config, or --resume RUN"),
+        (["run", QUICKSTART, "--resume", "x" * 300], "x/config.yaml: File name too long"),
+        (["evaluate", "x" * 300], "x/config.yaml: File name too long"),
+        (["sync", "x" * 300], "x/rows: File name too long"),
+    ],
+)
+def test_a_word_that_is_too_long_for_a_file_is_a_line(words: list[str], message: str) -> None:
+    assert refused(fedmeta(*words)).endswith(message)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""

@@ -300,17 +300,55 @@ def test_a_row_is_of_its_config_alone(tmp_path: Path) -> None:
         (["nowhere.yaml"], "nowhere.yaml: cannot read the config"),
         ([str(QUICKSTART), "learner.inner_lr=-1"], "learner.inner_lr must be a finite number > 0"),
         ([str(QUICKSTART), "--strategies", "fedavg,fedadm"], "cell fedadm: strategy.name must be"),
+        ([str(QUICKSTART), "--strategies", ","], "--strategies must be one name or more"),
+        ([str(QUICKSTART), "--learners", ""], "--learners must be one name or more"),
+        (
+            [str(QUICKSTART), "--learners", "maml,fomaml", "learner.name=anil"],
+            "its learner, so override",
+        ),
+        ([str(QUICKSTART), f"rounds=0{'0' * 300}"], "rounds must be 1 or more, got 0"),
+        ([str(QUICKSTART), f"name={'x' * 300}"], "name must have at most 200 bytes"),
+        (
+            [str(QUICKSTART), "--out", str(QUICKSTART)],
+            f"--out must be a folder, old or new, got {QUICKSTART}",
+        ),
+        ([str(QUICKSTART), "--out", str(QUICKSTART / "sub")], f"/sub: {QUICKSTART} is a file"),
+        ([str(QUICKSTART), "--out", "x" * 300], "File name too long"),
     ],
 )
 def test_bad_input_is_one_line_before_any_run(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
-    found = fedmeta("compare", *words, "--out", tmp_path / "out")
+    found = fedmeta("compare", "--out", tmp_path / "out", *words)
     assert found.exit_code == 2
     assert found.stderr.startswith("error: ")
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def nothing(task: Task) -> None:
+    """What this machine sees of a worker that does not share its folder."""
+
+
+@pytest.mark.usefixtures("two_ray_cpus")
+@pytest.mark.parametrize("before", [False, True], ids=["new", "failed before"])
+def test_a_cell_whose_row_does_not_arrive_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    monkeypatch.setattr("simulations.compare.run_task", nothing)
+    cells, sent, console = planned(tmp_path), [], silent()
+    for cell in cells if before else []:
+        write_json(cell.row_file, failed_row(cell.experiment, cell.place, "no luck"))
+    failed = run_all(cells, 2, console, send=sent.append)
+    assert sent == []
+    for cell in cells:
+        reason = (
+            f"{cell.row_file} has not arrived: all machines of the Ray cluster must share --out"
+        )
+        assert failed[cell.name] == reason
+        assert read_row(cell.row_file)["failed"] == reason
+        assert f"{cell.name}: failed: {reason[:40]}" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_full_takes_the_rounds_of_the_paper(tmp_path: Path) -> None:

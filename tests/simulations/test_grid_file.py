@@ -1,5 +1,6 @@
 """A grid file: which cells it makes, what stands in them, and what it says of mistakes."""
 
+import re
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -252,6 +253,90 @@ strategy: {{avg: {{name: fedavg}}, adam: {{name: fedadam, lr: 0.1}}}}
 """
     with pytest.raises(ConfigError, match=rf"grid\.yaml: {message}"):
         cells(folder, text)
+
+
+AXES = """
+name: varied
+base: base.yaml
+seeds: [0]
+cohort.clients: [2, 4]
+strategy: {slow: {name: fedadam, lr: 0.001}, fast: {name: fedadam, lr: 0.01}}
+learner: [maml, fomaml]
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("cohort.clients=3", "cohort.clients"),
+        ("cohort={clients: 3}", "cohort.clients"),
+        ("strategy.lr=0.1", "strategy"),
+        ("strategy.name=fedyogi", "strategy"),
+        ("strategy={lr: 0.1}", "strategy"),
+        ("learner.name=reptile", "learner"),
+        ("seed=7", "seed"),
+    ],
+)
+def test_what_varies_can_neither_be_overridden_nor_set(
+    folder: Path, override: str, key: str
+) -> None:
+    """Else cells would be called after values that none of them has."""
+    message = rf"grid\.yaml: the grid gives every cell its {re.escape(key)}, so "
+    with pytest.raises(ConfigError, match=message + re.escape(f"override {override} cannot stand")):
+        cells(folder, AXES, override)
+    word, _, value = override.partition("=")
+    for way, text in (("set", f"set: {{{word}: {value}}}"),
+                      ("cases.set", f"cases: [{{base: base, set: {{{word}: {value}}}}}]")):  # fmt: skip
+        with pytest.raises(ConfigError, match=message + re.escape(f"{way} {word} cannot stand")):
+            cells(folder, f"{AXES}{text}\n")
+
+
+def test_what_labels_do_not_tell_apart_can_be_overridden_and_set(folder: Path) -> None:
+    """The rate of the base is not what makes MAML and FOMAML two, nor tau two rates of Adam."""
+    words = ("learner.inner_lr=0.3", "strategy.tau=0.1", "cohort.min_replies=1")
+    given = ", ".join(word.replace("=", ": ") for word in words)
+    for found in (cells(folder, AXES, *words), cells(folder, f"{AXES}set: {{{given}}}\n")):
+        sections = [cell.experiment.sections for cell in found]
+        assert {each["learner"]["inner_lr"] for each in sections} == {0.3}
+        assert {each["strategy"]["tau"] for each in sections} == {0.1}
+        assert sorted({(s["cohort"]["clients"], s["strategy"]["lr"]) for s in sections}) == [
+            (2, 0.001), (2, 0.01), (4, 0.001), (4, 0.01),
+        ]  # fmt: skip
+
+
+def test_a_case_may_correct_the_labels_that_it_names(folder: Path) -> None:
+    text = f"{AXES}cases: [{{strategy: fast, set: {{strategy.lr: 0.02}}}}]\n"
+    rates = {
+        cell.place.labels["strategy"]: cell.experiment.strategy.lr for cell in cells(folder, text)
+    }
+    assert rates == {"slow": 0.001, "fast": 0.02}
+
+
+def test_rounds_that_vary_are_not_those_of_a_paper(folder: Path) -> None:
+    (folder / "grid.yaml").write_text("{base: base.yaml, rounds: [5, 6]}")
+    with pytest.raises(ConfigError, match="every cell its rounds, so --full cannot stand"):
+        cells_of([Grid.read(folder / "grid.yaml")], [], None, True, folder)
+
+
+def test_a_grid_without_a_cell_is_refused(folder: Path) -> None:
+    text = "{base: base.yaml, learner: [maml], cases: [{learner: maml, skip: true}]}"
+    with pytest.raises(ConfigError, match=r"grid\.yaml: cases must leave a cell to run"):
+        cells(folder, text)
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_names_are_as_long_as_files_may_be_called(folder: Path, letter: str) -> None:
+    """``grid-LABEL-4``: 200 bytes at most."""
+    size = len(letter.encode())
+    for label, fits in ((letter * (193 // size), True), (letter * (193 // size + 1), False)):
+        text = f"{{base: base.yaml, rounds: {{{label}: 5, b: 6}}}}"
+        if fits:
+            assert len(cells(folder, text)[0].name.encode()) in (199, 200)
+        else:
+            with pytest.raises(
+                ConfigError, match=rf"cell {label}: name must have at most 200 bytes"
+            ):
+                cells(folder, text)
 
 
 SHIPPED = [

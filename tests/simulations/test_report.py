@@ -25,6 +25,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from simulations.cli import app
+from simulations.report.baselines import with_baseline
 from simulations.report.charts import Frame, Line, line_chart, reach
 from simulations.report.clients_csv import clients_csv
 from simulations.report.contenders import problems
@@ -33,10 +34,11 @@ from simulations.report.looks import COLOURS, DARK_COLOURS, DARK_PAPER, PAPER, L
 from simulations.report.made import made, title
 from simulations.report.markdown import markdown_page
 from simulations.report.page import page
-from simulations.report.pairwise import comparisons, with_baseline
+from simulations.report.pairwise import comparisons
 from simulations.report.picture import draw, picture
 from simulations.report.scales import Scale, client_scale, score_scale
 from simulations.report.section import section
+from simulations.report.settings import differing
 from simulations.run import run
 from tests.simulations.conftest import small
 from tests.simulations.report_rows import Row, failed, row
@@ -316,6 +318,10 @@ def test_problems_are_never_mixed() -> None:
 def test_problems_of_one_name_are_told_apart() -> None:
     first, second = row("a", 0), row("a", 0) | {"problem": "another hash"}
     assert [problem.name for problem in problems([first, second])] == ["omniglot #1", "omniglot #2"]
+    for each, root in ((first, "own/a"), (second, "own/b")):
+        each["sections"] = {"data": {"name": "own_values", "root": root}, "rounds": len(root)}
+    names = [problem.name for problem in problems([first, second, first])]
+    assert names == ["omniglot data.root=own/a", "omniglot data.root=own/b"]
 
 
 def test_failed_cells_are_shown_with_their_reasons_and_counted_nowhere(
@@ -349,6 +355,49 @@ def test_two_settings_of_one_name_are_two_contenders_and_a_cell_given_twice_is_o
     assert names == ["fedadam strategy.lr=0.008", "fedadam strategy.lr=0.007"]
     again = problems([slow, row("fedadam", 1, 0.7), slow])[0].contenders[0]
     assert [row["seed"] for row in again.rows] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("section", "ones", "others"),
+    [
+        ("evaluation", {"select": "best"}, {"select": "last"}),
+        ("evaluation", {"every": 5, "steps": 3}, {"every": 9, "steps": 3}),
+        ("evaluation", {"clients": 5}, {"clients": 20}),
+        ("data", {"evaluation": {"queries": 1}}, {"evaluation": {"queries": 9}}),
+    ],
+)
+def test_runs_whose_params_were_chosen_otherwise_are_other_contenders(
+    section: str, ones: Row, others: Row
+) -> None:
+    rows = []
+    for seed, asked in enumerate((ones, ones, others, others, others)):
+        each = row("fedadam", seed, 0.7 if asked is ones else 0.8)
+        each |= {"evaluation": asked, "episodes": asked.get("evaluation")}
+        rows.append(each | {"sections": {section: asked}})
+    (problem,) = problems(rows)
+    assert [len(contender.rows) for contender in problem.contenders] == [3, 2]
+    assert len({contender.name for contender in problem.contenders}) == 2
+    (key, told), *_ = differing([{section: others}, {section: ones}]).items()
+    assert [c.name for c in problem.contenders] == [f"fedadam {key}={value}" for value in told]
+    turned = [each | {"evaluation": dict(reversed(each["evaluation"].items()))} for each in rows]
+    assert len(problems([*rows, *turned])[0].contenders) == 2  # the order of keys says nothing
+
+
+def test_another_run_of_a_seed_is_shown_beside_it_and_never_left_out() -> None:
+    """As after data changed in their folder; nothing but the scores tells the two apart."""
+    alike = {"sections": {"evaluation": {"select": "best"}}}
+    first, again = ([row("a", seed, skill) | alike for seed in SEEDS] for skill in (0.7, 0.8))
+    (problem,) = problems([*first, *again, *first])
+    assert [(c.name, len(c.rows)) for c in problem.contenders] == [("a #2", 3), ("a #1", 3)]
+    last = [
+        row("a", seed, 0.6) | {"sections": {"evaluation": {"select": "last"}}} for seed in SEEDS
+    ]
+    for each in last:
+        each["evaluation"] = each["sections"]["evaluation"]
+    (problem,) = problems([*first, *again, *last])
+    names = [contender.name for contender in problem.contenders]
+    assert len(set(names)) == 3
+    assert all("evaluation.select=last" in name for name in names[2:])
 
 
 def test_one_seed_is_said_to_be_one_and_its_intervals_are_over_clients() -> None:

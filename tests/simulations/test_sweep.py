@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
+from optuna.storages.journal import JournalFileSymlinkLock
 from typer.testing import CliRunner
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
@@ -28,7 +29,7 @@ from simulations.sweep.picture import draw
 from simulations.sweep.search import Search
 from simulations.sweep.shown import best_config, ranked, short_names, trials_csv
 from simulations.sweep.space import Value
-from simulations.sweep.study import Outcome, Study
+from simulations.sweep.study import FILE, Outcome, Study
 from simulations.sweep.trial import Job, run_alone, run_trial, selected, validations
 from simulations.sweep.wandb_sweep import TRIAL, wandb_sweep
 from simulations.sweep.wandb_trial import read_trial
@@ -220,6 +221,74 @@ def test_a_trial_that_fails_is_named_with_its_reason_and_the_others_go_on(tmp_pa
     assert said == [f"rates-{number:03d}: failed: {no_config}" for number in numbers]
 
 
+def test_a_trial_whose_run_does_not_arrive_says_so(tmp_path: Path) -> None:
+    search = Search(rates(tmp_path, trials=1), tmp_path / "out")
+    job = next(search.jobs(silent))
+    said = search.end(job, 1.0, "")
+    assert said.startswith(f"failed: {job.tasks[0].folder} has not arrived: all machines")
+
+
+def test_trials_that_are_done_are_counted_whatever_number_is_asked_for(
+    searched: Searched, tmp_path: Path
+) -> None:
+    sweep, out, _ = searched
+    found = fedmeta("sweep", sweep.source, *LOOP, "--out", out, "--trials", "1")
+    assert found.stdout.splitlines()[0] == "4 of 4 trials are done"
+    search = Search(replace(sweep, trials=3), tmp_path / "out")
+    jobs = search.jobs(silent)
+    for _ in range(3):
+        job = next(jobs)
+    search.end(job, 1.0, "no luck")
+    for trials, left in ((1, 2), (3, 2), (5, 4)):
+        search = Search(replace(sweep, trials=trials), tmp_path / "out")
+        assert (search.done, search.left) == (1, left)
+
+
+def test_a_journal_whose_last_line_was_cut_short_is_gone_on_with(tmp_path: Path) -> None:
+    """Wherever it was cut: the trial that was being proposed, or told of, is still to be done."""
+    space = {
+        "strategy.lr": {"low": 0.1, "high": 0.2},
+        "learner.inner_lr": {"low": 0.1, "high": 0.2},
+    }
+    sweep = rates(tmp_path, space)
+    study = journal(sweep, tmp_path / "out", [{2: 1.0}])
+    proposed = study.ask()[1]
+    whole = (tmp_path / "out" / FILE).read_bytes().splitlines(keepends=True)
+    (tmp_path / "cut").mkdir()
+    for count in range(len(whole)):
+        (tmp_path / "cut" / FILE).write_bytes(b"".join(whole[:count]) + whole[count][:-7])
+        cut = Study(sweep, tmp_path / "cut")
+        begun = dict(cut.begun())
+        assert all(values.keys() == space.keys() for values in begun.values())
+        for number in begun:
+            cut.complete(number, [1.0], 2, 1.0)
+        again = Study(sweep, tmp_path / "cut")
+        assert (len(again), list(again.begun())) == (len(cut), [])
+        assert again.ask()[0] == len(again) - 1
+    (tmp_path / "cut" / FILE).write_bytes(b"".join(whole[:-2]))
+    assert dict(Study(sweep, tmp_path / "cut").begun())[1] == proposed
+
+
+def test_a_journal_that_is_none_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / FILE).write_text("what\nis this\n")
+    with pytest.raises(RunFolderError, match=rf"{FILE}: cannot be read \(JSONDecodeError"):
+        Study(rates(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.timeout(60)
+def test_a_lock_that_a_killed_sweep_left_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of a relative path, as by default; Optuna waits half a minute, here three seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(JournalFileSymlinkLock.__init__, "__defaults__", (3,))
+    sweep = rates(tmp_path)
+    study = journal(sweep, Path("out"), [{2: 1.0}])
+    study._study._storage._backend._lock.acquire()  # type: ignore[attr-defined]
+    assert len(Study(sweep, Path("out"))) == 1
+
+
 def journal(sweep: Sweep, out: Path, curves: Sequence[Mapping[int, float]]) -> Study:
     """A study with finished trials that had these scores by round."""
     out.mkdir(parents=True)
@@ -379,6 +448,7 @@ GOOD = {"base": "quickstart.yaml", "trials": 2, "space": {"strategy.lr": [0.1, 0
         ({"space": {"learner.inner_lr": [-1, -2]}}, "learner.inner_lr must be a finite number > 0"),
         ({"set": {"strategy.lr": 0.3}}, "space.strategy.lr varies, so set strategy.lr cannot stand"),
         ({"set": {"rounds": 0}}, "rounds must be 1 or more, got 0"),
+        ({"name": "x" * 201}, "name must have at most 200 bytes"),
     ],
 )  # fmt: skip
 def test_bad_files_are_one_line_before_any_work(
@@ -392,6 +462,15 @@ def test_bad_files_are_one_line_before_any_work(
     assert message in found.stderr
     assert len(found.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("below", [".", "sub"])
+def test_a_file_is_no_folder_for_a_sweep(tmp_path: Path, below: str) -> None:
+    file = sweep_file(tmp_path)
+    found = fedmeta("sweep", file, *LOOP, "--out", file / below)
+    assert found.exit_code == 2
+    assert found.stderr.startswith(f"error: --out must be a folder, old or new, got {file / below}")
+    assert len(found.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("override", ["strategy.lr=0.2", "strategy={name: fedavg}"])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -10,10 +11,11 @@ from typer.testing import CliRunner
 
 from fedmeta.run_folder import read_lines
 from fedmeta.tracking.place import Place
-from simulations.cells import Cell
+from fedmeta.tracking.recorder import Row, Run
+from simulations.cells import Cell, prepare, run_task
 from simulations.cli import app
 from simulations.run import run
-from simulations.sync import Sender
+from simulations.sync import Sender, sync
 from tests.simulations.conftest import small
 from tests.wandb_offline import history, kind, plain, read, series
 
@@ -126,3 +128,50 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     found = fedmeta("sync", tmp_path)
     assert found.exit_code == 2
     assert "is not a run folder, it has no config.yaml" in found.stderr
+
+
+@pytest.mark.parametrize("inside", ["rows", "runs"])
+def test_a_folder_without_a_run_is_refused_before_any_is_sent(
+    folder: Path, tmp_path: Path, inside: str
+) -> None:
+    (tmp_path / "empty" / inside).mkdir(parents=True)
+    shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    found = fedmeta("sync", tmp_path / "run", tmp_path / "empty", "--mode", "offline")
+    assert (found.exit_code, found.stdout) == (2, "")
+    assert found.stderr.startswith(f"error: {tmp_path / 'empty'}: has no run folder to send")
+    assert len(found.stderr.splitlines()) == 1
+    assert not (tmp_path / "run" / "wandb").exists()
+
+
+class Stops:
+    """A recorder during whose third round Ctrl-C comes."""
+
+    def start(self, run: Run) -> None: ...
+
+    def record(self, row: Row) -> None:
+        if row["round"] == 3:
+            raise KeyboardInterrupt
+
+    def finish(self, summary: Row | None) -> None: ...
+
+
+def test_a_cell_that_was_sent_before_its_end_is_sent_again_with_its_results(tmp_path: Path) -> None:
+    cell = Cell(small("name=later", "tracking.wandb.mode=offline"), Place("later"), tmp_path)
+    experiment, begun = prepare(cell.task)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, cell.folder, [Stops()], resume=begun, pictures=False)
+    list(sync([tmp_path], None, None))
+    assert "test" not in sent_summary(cell.folder)
+    shutil.rmtree(cell.folder / "wandb")
+    run_task(cell.task)
+    sender = Sender(None, print)
+    sender.cell(cell)
+    results = json.loads((cell.folder / "summary.json").read_text())
+    assert sent_summary(cell.folder)["test"] == results["test"]
+    assert list(series(read(cell.folder), "train/loss")) == [1, 2, 3, 4]
+    sender.cell(cell)  # not twice
+    assert len(list((cell.folder / "wandb").glob("offline-run-*"))) == 1
+
+
+def sent_summary(folder: Path) -> dict[str, Any]:
+    return plain(i for r in read(folder) if kind(r) == "summary" for i in r.summary.update)

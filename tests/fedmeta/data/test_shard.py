@@ -3,8 +3,9 @@
 import json
 import os
 import pickle
+import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from fedmeta.data.federation import (
 from fedmeta.data.omniglot import CharacterChanges, Omniglot
 from fedmeta.data.omniglot_federation import OmniglotFederation
 from fedmeta.data.own import OwnClasses, OwnValues
-from fedmeta.data.shard import FORMAT, Shard, fit, read_shard, read_shards, write_shard
+from fedmeta.data.shard import FORMAT, Shard, contents, fit, read_shard, read_shards, write_shard
 from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import DataError
 from fedmeta.types import Episode
@@ -104,6 +105,46 @@ def test_shards_of_a_folder_come_in_client_order(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a shard")
     assert [shard.client for shard in read_shards(tmp_path)] == [3, 7, 12]
     assert [s.client for s in read_shards(tmp_path / "client-7.safetensors")] == [7]
+
+
+def test_contents_are_those_of_the_shards_wherever_they_lie(tmp_path: Path) -> None:
+    shards = [classes(3), classes(5, split="val")]
+
+    def hashed(name: str, shards: Sequence[Shard]) -> str:
+        for i, shard in enumerate(shards):
+            write_shard(shard, tmp_path / name / f"{name}-{i}.safetensors")
+        return contents(tmp_path / name)
+
+    first = hashed("a", shards)
+    assert hashed("moved, renamed", shards[::-1]) == first
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert contents(tmp_path / "b") == first
+    pixel = shards[0].x.clone()
+    pixel[-1, -1, -1, -1] = 1
+    others = [
+        shards[:1],
+        [*shards, classes(7)],
+        [classes(4), shards[1]],
+        [classes(3, split="test"), shards[1]],
+        [replace(shards[0], x=pixel), shards[1]],
+        [replace(shards[0], classes=("x", "y", "z")), shards[1]],
+        [values(3), values(5)],
+    ]
+    found = [hashed(f"other {i}", other) for i, other in enumerate(others)]
+    assert len({first, *found}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("header", ["", "null", "[]", "{}", "[" * 100_000])
+def test_contents_of_what_is_no_shard(file: Path, header: str) -> None:
+    save_file({"x": torch.zeros(1)}, file, {"header": header})
+    with pytest.raises(DataError, match=r"a\.safetensors: is cut short or no shard"):
+        contents(file.parent)
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match="is cut short or no shard"):
+        contents(file.parent)
+    file.unlink()
+    with pytest.raises(DataError, match=r"has no \.safetensors file"):
+        contents(file.parent)
 
 
 def refused(path: Path) -> str:
