@@ -8,6 +8,9 @@ from torch import Tensor
 from fedmeta.params import concatenate, finite, select, weighted_sum
 from fedmeta.types import Metrics, Params
 
+UNUSABLE = "the delta, its metrics or the number of examples is not a usable number"
+"""The reason of who is dropped for it."""
+
 
 @dataclass(frozen=True)
 class Replies:
@@ -41,11 +44,8 @@ def drop_unusable(replies: Replies) -> Replies:
     """Move clients that cannot be averaged to the failures."""
     if not replies.clients or bool((good := usable(replies)).all()):
         return replies
-    bad = {
-        client: "the delta, its metrics or the number of examples is not a usable number"
-        for client, kept in zip(replies.clients, good.tolist(), strict=True)
-        if not kept
-    }
+    said = zip(replies.clients, good.tolist(), strict=True)
+    bad = {client: UNUSABLE for client, kept in said if not kept}
     return Replies(
         [client for client in replies.clients if client not in bad],
         replies.deltas if replies.summed else select(replies.deltas, good),

@@ -30,7 +30,7 @@ from strategies.rules import Outcome, uncounted
 from strategies.sampling import Heard, sample
 from strategies.state import ServerState, protocol
 from strategies.tally import count
-from strategies.validation import Checked, Expected, check, failed_alike
+from strategies.validation import Checked, Expected, check, diverging, failed_alike
 
 STRIKES = 3
 """Rounds in a row in which all clients fail alike: one is bad luck, so many are a bug or no network."""
@@ -112,10 +112,7 @@ class MetaStrategy(Strategy):
         self.state = replace(self.state, round=round, tally=tally)
         self._record(checked, outcome, seconds, round)
         if tally.failing_rounds >= STRIKES:
-            raise FedmetaError(
-                f"round {round}: all {len(checked.dropped)} clients failed alike, and in the "
-                f"{STRIKES - 1} rounds before: {alike}"
-            )
+            raise FedmetaError(_given_up(round, len(checked.dropped), str(alike)))
         return self.packed() if stepped else None, None
 
     def _chosen(self, roster: Roster, round: int) -> Clients:
@@ -254,6 +251,14 @@ class MetaStrategy(Strategy):
         now = Best(state.round, *report.said(), protocol(self.experiment), state.params)
         if state.best is None or now.beats(state.best):
             self.state = replace(state, best=now)
+
+
+def _given_up(round: int, clients: int, alike: str) -> str:
+    hint = "; has training diverged? A smaller strategy.lr helps then" if diverging(alike) else ""
+    return (
+        f"round {round}: all {clients} clients failed alike, and in the {STRIKES - 1} rounds before: "
+        f"{alike}{hint}"
+    )
 
 
 def _means(checked: Checked) -> dict[str, float]:

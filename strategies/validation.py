@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedmeta.compression import expand
 from fedmeta.params import lengths, select
-from fedmeta.replies import Replies, column, drop_unusable
+from fedmeta.replies import UNUSABLE, Replies, column, drop_unusable
 from fedmeta.settings import WireSettings
 from fedmeta.types import Params
 from fedmeta.wire import short, size, unpack_replies
@@ -23,6 +23,8 @@ BOUNDS = {
     "loss_after": (0.0, torch.finfo(torch.float32).max),
 }
 """What a client can truly say where its delta is weighed by it."""
+LONG = "times as long as others"
+"""In the reason of who is dropped for the length of its delta."""
 MAJORITY = 3
 """Deltas of a round of which one can be unlike the others."""
 
@@ -97,6 +99,11 @@ def failed_alike(checked: Checked, asked: Mapping[int, list[int]]) -> str | None
     kinds = {re.sub(r"\d+", "#", reason) for reason in dropped.values()}
     alike = len(dropped) == sum(map(len, asked.values())) > 1 and len(kinds) == 1
     return next(iter(dropped.values())) if alike else None
+
+
+def diverging(reason: str) -> bool:
+    """Whether it is one that all clients have where training diverges."""
+    return LONG in reason or reason == UNUSABLE
 
 
 def _read(message: Message, asked: list[int], expected: Expected) -> Replies | str:
@@ -178,7 +185,7 @@ def _without_outliers(
     for reply, each in zip(replies, long, strict=True):
         good = (each <= bound).expand(len(reply.clients))
         often = float(each.max()) / bound * expected.outlier
-        reason = f"its delta is {often:.2g} times as long as others, at most {expected.outlier:g}"
+        reason = f"its delta is {often:.2g} {LONG}, at most {expected.outlier:g}"
         pairs = list(zip(reply.clients, good.tolist(), strict=True))
         dropped = dropped | {client: reason for client, ok in pairs if not ok}
         if good.any():

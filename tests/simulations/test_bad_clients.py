@@ -144,6 +144,13 @@ def test_everybody_failing_alike_is_a_bug_and_stops_the_run(tmp_path: Path) -> N
     assert stop.value.exit_code == 1
 
 
+def test_where_training_diverges_the_reason_says_what_helps(tmp_path: Path) -> None:
+    """At a rate of 1e4 the first step leads to where every delta is unlike those of before."""
+    experiment = small("strategy.lr=1e4", "rounds=9")
+    with pytest.raises(FedmetaError, match=r"6 clients failed alike, .* A smaller strategy\.lr"):
+        run(experiment, tmp_path)
+
+
 class Broken:
     """A recorder that fails when the run is under way."""
 
