@@ -68,25 +68,41 @@ class Drawing:
         lengths = self.federation.lengths(ids, purpose)
         found = list[Stack]()
         for positions in alike(lengths):
-            equal = [positions[lengths[positions] == n] for n in np.unique(lengths[positions])]
+            different = np.unique(lengths[positions])
+            equal = [positions[lengths[positions] == n] for n in different]
             drawn = [
                 Stack(part, self._own(ids[part], part, kept, draws, purpose, *address))
                 for part in equal
             ]
-            key = purpose, int(lengths[positions].min()), int(lengths[positions].max())
-            found += self._padded(drawn, harmless, key) if len(drawn) > 1 else drawn
+            found += self._padded(drawn, harmless, purpose, different.tolist())
         return found
 
     def _padded(
-        self, drawn: list[Stack], harmless: Callable[[Own, Own], bool], key: tuple[str, int, int]
+        self,
+        drawn: list[Stack],
+        harmless: Callable[[Own, Own], bool],
+        purpose: Purpose,
+        lengths: list[int],
     ) -> list[Stack]:
-        """One stack, if padding does no harm to its first and shortest client; tried once."""
+        """One stack, if padding does no harm to the first client of each length; tried once.
+
+        Of each: which minibatches a learner takes depends on the length, and some may miss the padding.
+        """
+        if len(drawn) == 1:
+            return drawn
         episodes = pad([stack.own.episodes for stack in drawn])
         rest = join([(stack.own.state, stack.own.examples) for stack in drawn])
         padded = Stack(np.concatenate([s.positions for s in drawn]), Own(episodes, *rest), True)
-        if key not in self.tried:
-            self.tried[key] = harmless(some(drawn[0].own, 0, 1), some(padded.own, 0, 1))
-        return [padded] if self.tried[key] else drawn
+        first = 0
+        for stack, length in zip(drawn[:-1], lengths, strict=False):
+            key = purpose, length, lengths[-1]
+            if key not in self.tried:
+                alone, stretched = some(stack.own, 0, 1), some(padded.own, first, first + 1)
+                self.tried[key] = harmless(alone, stretched)
+            if not self.tried[key]:
+                return drawn
+            first += len(stack.positions)
+        return [padded]
 
     def _own(
         self,

@@ -78,7 +78,8 @@ class Timed:
     checked: Checked
     began: float
     now: float
-    """Simulated seconds when the round is over: when the last came in, or at the deadline."""
+    """Simulated seconds when the round is over: when the last came in, or at the deadline if one did
+    not."""
 
     def arrives(self, begun: Gathered | None) -> Tensor:
         """When each reply comes in, in simulated seconds ``[clients]``."""
@@ -87,12 +88,16 @@ class Timed:
         return self.began + begun.columns[TOOK]
 
 
-def on_time(checked: Checked, clock: Clock | None, began: float) -> Timed:
-    """Let simulated devices take their time: each reply's columns say how many seconds it took."""
+def on_time(checked: Checked, clock: Clock | None, began: float, absent: bool = False) -> Timed:
+    """Let simulated devices take their time: each reply's columns say how many seconds it took.
+
+    Where a device that was asked is ``absent``, a server that has a deadline waits for it until then.
+    """
     if clock is None:
         return Timed(checked, began, began)
     deadline = clock.settings.deadline or inf
-    kept, late, last = list[Replies](), dict[int, str](), 0.0
+    kept, late = list[Replies](), dict[int, str]()
+    last = inf if absent and clock.settings.deadline else 0.0
     for reply in (_taking(reply, clock) for reply in checked.replies):
         took = reply.columns[TOOK]
         last, slow = max(last, float(took.max())), took > deadline

@@ -96,7 +96,8 @@ class MetaStrategy(Strategy):
         round = self._first + server_round
         checked = check(replies, self._asked, self._expected())
         self._tell(checked, round)
-        timed = on_time(checked, self.clock, self.state.tally.simulated_seconds)
+        began, absent = self.state.tally.simulated_seconds, bool(self._absent)
+        timed = on_time(checked, self.clock, began, absent)
         alike = failed_alike(timed.checked, self._asked)
         checked = replace(timed.checked, dropped=timed.checked.dropped | self._absent)
         outcome, now = self._combine(timed, round)

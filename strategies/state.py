@@ -109,7 +109,7 @@ def load_state(folder: Path, experiment: Experiment) -> ServerState:
     if header.get("fingerprint") != fingerprint(experiment):
         raise RunFolderError(
             f"{folder / CHECKPOINT}: is of another config; start, data, model, learner, strategy, "
-            "cohort, seed and engine.dtype must be those the run began with"
+            "cohort, wire, devices, attack, seed and engine.dtype must be those the run began with"
         )
     optimizer: State = defaultdict(dict)
     for address, value in _group(tensors, "optimizer/").items():

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
+from fedmeta.checkpoint import write_atomically
 from fedmeta.engines.blocks import ClientFunction
+from fedmeta.errors import RunFolderError
 from fedmeta.plugins import load_plugins
 from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
@@ -72,13 +74,9 @@ def recall(key: str) -> Plan | None:
 def remember(key: str, plan: Plan) -> None:
     """For the next run. Of several workers the first is heard; a full disk is no reason to stop."""
     try:
-        path = _file(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
-            json.dump(asdict(plan), file)
-    except FileExistsError:
-        pass
-    except (OSError, RuntimeError) as e:
+        if recall(key) is None:
+            write_atomically(_file(key), json.dumps(asdict(plan)).encode())
+    except (RunFolderError, RuntimeError) as e:
         _log.warning("the choice of the engine is not remembered: %s", e)
 
 

@@ -87,7 +87,10 @@ def _sum_at_once(graph: Graph) -> None:
         if node.target is not SUM:
             continue
         inner, dims, *rest = cast(tuple[Node, list[int], Any], node.args)
-        if inner.target is SUM and inner.args[2:] == (True,) and len(inner.users) == 1:
+        kept = rest[:1] == [True] and inner.args[2:] == (
+            True,
+        )  # else summed dimensions would differ
+        if kept and inner.target is SUM and len(inner.users) == 1:
             value, more = cast(tuple[Node, list[int]], inner.args[:2])
             rank = value.meta["val"].dim()
             node.args = (value, sorted({dim % rank for dim in [*dims, *more]}), *rest)

@@ -111,11 +111,13 @@ class Spoilt(SinusoidFederation):
         return episodes
 
 
-def opened(learner: str, norm: bool = False) -> tuple[Cohort, Params]:
+def opened(
+    learner: str, norm: bool = False, least: int = 6, most: int = 12
+) -> tuple[Cohort, Params]:
     """Shards of 6 to 12 points, all of which is drawn: of 12 clients three groups are alike at most."""
     experiment = parse(f"""
         {{name: padded, seed: 0, rounds: 1, model: {{name: mlp, hidden: [6], norm: {norm}}},
-        data: {{name: sinusoid, shots: 3, queries: null, examples: 12, least_examples: 6,
+        data: {{name: sinusoid, shots: 3, queries: null, examples: {most}, least_examples: {least},
                 clients: {{train: 20, val: 6, test: 6}}}},
         learner: {learner}, strategy: {{name: fedavg}}, cohort: {{clients: 20}},
         engine: {{name: vmap, device: cpu, dtype: float64}},
@@ -147,6 +149,27 @@ def test_a_padded_client_is_the_client_alone(relative_error, tmp_path: Path, lea
         loss = float(together.columns["loss"][row])
         assert loss == pytest.approx(float(own.columns["loss"]), rel=ROUNDING)
         assert float(together.columns["examples"][row]) == float(own.columns["examples"])
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        "{name: reptile, inner_lr: 0.02, inner_steps: 4, batch_size: 48}",
+        "{name: pfedme, lam: 1.0, inner_lr: 0.02, inner_steps: 4, local_steps: 2, batch_size: 48}",
+        "{name: per_fedavg, alpha: 0.01, beta: 0.01, local_steps: 2, batch_size: 48}",
+    ],
+)
+def test_minibatches_that_miss_the_padding_of_the_shortest_alone(
+    relative_error, tmp_path: Path, learner: str
+) -> None:
+    """Windows of 48 over 40 to 50 examples: what four steps leave out of 40 is padding, of 46 it is not."""
+    block, params = opened(learner, least=40, most=50)
+    together = block.train(params, CLIENTS, 1, ClientStates(tmp_path / "together"))
+    alone = replace(block, engine=Loop())
+    for row, client in enumerate(CLIENTS):
+        own = alone.train(params, [client], 1, ClientStates(tmp_path / "alone"))
+        mine = {name: values[row : row + 1] for name, values in together.deltas.items()}
+        assert relative_error(mine, own.deltas) < ROUNDING
 
 
 def test_the_sum_of_padded_clients_is_that_of_the_loop(relative_error, tmp_path: Path) -> None:

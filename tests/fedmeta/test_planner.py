@@ -1,5 +1,6 @@
 """The choice of an engine: measured, checked against the loop, remembered; never a wrong one."""
 
+import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,9 +184,14 @@ def test_the_choice_is_remembered(monkeypatch, cache: Path) -> None:
     for other in (EngineSettings(chunk=2), EngineSettings(memory=1.0)):
         with pytest.raises(ConfigError, match="measured again"):
             planned(Planner(other), work())
+    whole = file.read_text()
     file.write_text("{")
     with pytest.raises(ConfigError, match="measured again"):
         planned(Planner(EngineSettings()), work())
+    plan = Plan(**json.loads(whole))
+    for _ in range(2):
+        remember(file.stem, plan)  # in place of one that was cut short
+        assert recall(file.stem) == plan
 
 
 @pytest.mark.parametrize("fastest", ["loop", *kinds.CANDIDATES])

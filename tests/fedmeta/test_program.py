@@ -53,3 +53,14 @@ def test_sums_in_a_row_are_one_sum() -> None:
     assert [value.tolist() for value in record(sums, given)(given)] == [
         value.tolist() for value in sums(given)
     ]
+
+
+def test_sums_in_a_row_keep_the_shape_that_they_have() -> None:
+    """The first keeps its dimension, the second does not."""
+
+    def sums(x: Tensor) -> list[Tensor]:
+        return [x.sum(1, keepdim=True).sum(2), x.sum((0, 1), keepdim=True).sum(-1)]
+
+    given = torch.arange(24.0).view(2, 3, 4)
+    for found, expected in zip(record(sums, given)(given), sums(given), strict=True):
+        assert (found.shape, found.tolist()) == (expected.shape, expected.tolist())

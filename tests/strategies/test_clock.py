@@ -99,6 +99,17 @@ def test_a_round_is_over_when_the_last_is_in() -> None:
     assert TOOK not in checked.replies[0].columns
 
 
+@pytest.mark.parametrize("replies", [[], [{1: 20}]])
+def test_who_never_answers_is_waited_for_until_the_deadline(
+    replies: list[dict[int, float]],
+) -> None:
+    checked = Checked([answers(each) for each in replies], {})
+    timed = on_time(checked, clock(slowness="equal", deadline=30.0), 100.0, absent=True)
+    assert timed.now == 130.0
+    without = on_time(checked, clock(slowness="equal"), 100.0, absent=True)
+    assert without.now == (111.0 if replies else 100.0)  # or it would wait for ever
+
+
 def test_the_late_are_dropped_at_the_deadline() -> None:
     """11, 13 and 12 s with 12.5 to go: client 2 is late. Who needs the 12.5 exactly is not."""
     checked = Checked([answers({1: 20, 2: 60}), answers({3: 40})], {9: "broken"})
