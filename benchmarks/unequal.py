@@ -26,7 +26,7 @@ def clients_per_second(learner: dict[str, Any], norm: bool, clients: int = 128) 
     """Of the median round, one process; shards have 20 to 80 points."""
     sections = {
         "name": "unequal",
-        "rounds": 15,
+        "rounds": 60,
         "data": {"name": "sinusoid", "shots": 10, "queries": None, "examples": 80}
         | {"least_examples": 20, "clients": {"train": 10_000, "val": 2, "test": 2}},
         "model": {"name": "mlp", "hidden": [40, 40], "norm": norm},

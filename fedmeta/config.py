@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -172,7 +172,24 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     for key, kind in plain.items():
         parts[key] = _fill(kind, _section(sections, key, optional=True), key)
         built[key] = asdict(parts[key])
+    _as_written(sections, parts["attack"], parts["engine"])
     return Experiment(**asdict(head), **parts, sections=built)
+
+
+def _as_written(
+    sections: Mapping[str, Any], attack: AttackSettings, engine: EngineSettings
+) -> None:
+    """What must hold of a config, and need not of settings.
+
+    A default of ``attack.fraction`` other than 0 would refuse old checkpoints, and a comparison runs
+    the cells of any config in processes of its own.
+    """
+    if attack.name != "none" and "fraction" not in sections["attack"]:
+        raise ConfigError(f"attack.fraction must be set for {attack.name}, 0 for nobody; got none")
+    if engine.address is not None and engine.executor != "ray":
+        raise ConfigError(
+            f"engine.address is for engine.executor: ray, got {engine.address!r} with {engine.executor}"
+        )
 
 
 def choose(
@@ -206,6 +223,8 @@ class _Head:
         for key, least in (("rounds", 1), ("seed", 0)):
             if (value := getattr(self, key)) < least:
                 raise ConfigError(f"{key} must be {least} or more, got {value!r}")
+        if self.seed >= 2**63:  # addresses have 64 bits: 2**64 would draw what 0 draws
+            raise ConfigError(f"seed must be below 2**63, got {self.seed!r}")
 
 
 _HEAD_KEYS = [field.name for field in fields(_Head)]
@@ -239,16 +258,25 @@ def _fill(kind: type[Component], settings: Mapping[str, Any], where: str) -> Com
 
 
 def _containers(kind: type[Any], settings: Mapping[str, Any], prefix: str) -> None:
-    """Sections and lists must be such. OmegaConf checks it too, and names neither key nor value."""
-    wanted = {key: hint for key, hint in get_type_hints(kind).items() if key in settings}
-    for key, hint in wanted.items():
-        value = settings[key]
-        if is_dataclass(hint) and not isinstance(value, dict):
-            raise ConfigError(f"{prefix}{key} must be a section of settings, got {value!r}")
-        if get_origin(hint) is list and not isinstance(value, list):
-            raise ConfigError(f"{prefix}{key} must be a list, got {value!r}")
+    """Sections, lists and what is in lists must be such. OmegaConf names neither key nor value."""
+    for key, hint in get_type_hints(kind).items():
+        if key in settings:
+            _container(hint, settings[key], f"{prefix}{key}")
+
+
+def _container(hint: Any, value: Any, key: str) -> None:
+    if is_dataclass(hint) or get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} must be a section of settings, got {value!r}")
         if is_dataclass(hint):
-            _containers(cast(type[Any], hint), value, f"{prefix}{key}.")
+            _containers(cast(type[Any], hint), value, f"{key}.")
+    elif get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{key} must be a list, got {value!r}")
+        for number, each in enumerate(value):
+            _container(get_args(hint)[0], each, f"{key}[{number}]")
+    elif hint in (bool, int, float, str) and isinstance(value, dict | list):
+        raise ConfigError(f"{key} must be a single value, got {value!r}")
 
 
 def _known(settings: Mapping[str, Any], names: Sequence[str], where: str) -> None:

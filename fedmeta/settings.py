@@ -88,6 +88,11 @@ class DeviceSettings:
             raise ConfigError(f"devices.dropout must be at least 0 and below 1, got {self.dropout}")
         if self.deadline is not None and not self.deadline > 0:
             raise ConfigError(f"devices.deadline must be above 0, got {self.deadline!r}")
+        if self.deadline is not None and self.deadline <= self.overhead:
+            raise ConfigError(
+                f"devices.deadline must be above devices.overhead ({self.overhead:g} s), or no reply "
+                f"is in time; got {self.deadline!r}"
+            )
         if self.slowness == "none" and (self.dropout or self.deadline is not None):
             raise ConfigError(
                 "devices.slowness must be equal or half_normal with dropout or deadline"
@@ -123,7 +128,8 @@ class AttackSettings:
     """What they do: ``simulations/attacks.py`` says it of deltas, which needs ``cohort.replies: each``
     and ``wire.deltas: exact``, ``fedmeta/attack.py`` of labels."""
     fraction: float = 0.0
-    """Part of all train clients that are attackers, the same ones in every round."""
+    """Part of all train clients that are attackers, the same ones in every round. A config that names
+    an attack says it."""
     scale: float = 1.0
     """How strong an attack on deltas is: its factor, for ``little_is_enough`` its z."""
 
@@ -132,6 +138,10 @@ class AttackSettings:
             raise ConfigError(f"attack.fraction must be 0 or more, below 1, got {self.fraction!r}")
         if not 0 <= self.scale < float("inf"):
             raise ConfigError(f"attack.scale must be a number of 0 or more, got {self.scale!r}")
+        if self.name == "none" and self.fraction:
+            raise ConfigError(
+                f"attack.fraction needs an attack.name other than none, got {self.fraction!r}"
+            )
         if self.name == "label_flip" and self.scale != 1:
             raise ConfigError(f"attack.scale has no meaning for label_flip, got {self.scale!r}")
 
@@ -157,7 +167,8 @@ class EngineSettings:
     workers: int = 2
     """Ray workers."""
     address: str | None = None
-    """Ray cluster to join: ``auto`` or host:port. Without one, Ray starts on this machine."""
+    """Ray cluster that ``executor: ray`` joins: ``auto`` or host:port. Without one, Ray starts on this
+    machine."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -188,7 +199,7 @@ class EngineSettings:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
-            torch.empty(0, device=device)
+            torch.zeros(1, device=device).item()  # meta has tensors, and no numbers in them
         except (RuntimeError, AssertionError) as e:  # AssertionError: torch built without CUDA
             have = ["auto", "cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
             raise ConfigError(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Maml(Learner):
     params before it: ``order: 2`` differentiates through the inner steps, ``order: 1`` does not.
     """
 
+    meant: ClassVar[tuple[str, ...]] = ()
+    """Settings that the name of a variant stands for, so that it has them at their default."""
+
     inner_lr: float
     """Rate of the inner steps (alpha in the paper); where rates are learned, what they begin with."""
     inner_steps: int
@@ -72,6 +75,12 @@ class Maml(Learner):
         check_adapt(self.adapt)
         if self.order not in (1, 2):
             raise ConfigError(f"learner.order must be 1 or 2, got {self.order!r}")
+        for name in self.meant:
+            if (value := getattr(self, name)) != (own := getattr(type(self), name)):
+                raise ConfigError(
+                    f"learner.{name} is {own} by the name of this learner, got {value!r}; "
+                    "learner.name: maml has all of them"
+                )
 
     @property
     def draws(self) -> int:
@@ -160,6 +169,7 @@ class Maml(Learner):
 class Fomaml(Maml):
     """First-order MAML (Finn et al., ICML 2017, section 5.2): the inner gradients are constants."""
 
+    meant = ("order",)
     order: Literal[1, 2] = 1
 
 
@@ -167,6 +177,7 @@ class Fomaml(Maml):
 class Anil(Maml):
     """ANIL (Raghu et al., ICLR 2020): MAML whose inner steps move the head alone."""
 
+    meant = ("adapt",)
     adapt: Any = "head"
 
 
@@ -174,6 +185,7 @@ class Anil(Maml):
 class Boil(Maml):
     """BOIL (Oh et al., ICLR 2021): MAML whose inner steps move everything but the head."""
 
+    meant = ("adapt",)
     adapt: Any = "body"
 
 
@@ -184,6 +196,7 @@ class MetaSgd(Maml):
     A learned rate may become negative, as in the paper.
     """
 
+    meant = ("learn_rates",)
     learn_rates: LearnedRates = "per_parameter"
 
 
@@ -195,5 +208,6 @@ class MamlPlusPlus(Maml):
     biases per step are left out: here the statistics are always those of the batch at hand.
     """
 
+    meant = ("learn_rates",)
     learn_rates: LearnedRates = "per_layer_per_step"
     multi_step_until: float = 0.1

@@ -12,7 +12,7 @@ from fedmeta.data.federation import Changes
 from fedmeta.data.sinusoid import Sinusoid
 from fedmeta.errors import ConfigError, InputError
 from fedmeta.learners.maml import Maml
-from fedmeta.settings import EngineSettings, PublishedSettings
+from fedmeta.settings import AttackSettings, EngineSettings, PublishedSettings
 from strategies.means import Custom, FedAvg
 from strategies.stock import STRATEGIES
 
@@ -116,6 +116,18 @@ def test_overrides_reach_lists_and_free_mappings() -> None:
     )
 
 
+def test_an_attack_by_nobody_is_said_and_a_cluster_is_joined_by_ray() -> None:
+    assert read("attack.name=noise", "attack.fraction=0").attack.fraction == 0
+    assert read("attack.fraction=0").attack == AttackSettings()  # as configs of old runs have it
+    ray = read("engine.executor=ray", "engine.address=auto")
+    here = replace(ray, engine=replace(ray.engine, executor="local"))  # a cell of a comparison
+    assert build(here.sections, STRATEGIES) == ray
+
+
+def test_the_largest_seed_draws_as_no_other() -> None:
+    assert read(f"seed={2**63 - 1}").seed == 2**63 - 1
+
+
 def test_other_keys_can_be_referred_to() -> None:
     assert read("seed=5", "tracking.wandb.group=${name}-${seed}").tracking.wandb.group == "tiny-5"
 
@@ -144,7 +156,14 @@ WRONG_TYPE = {
     "model.norm=maybe": "model.norm: Value 'maybe' is not a valid bool ...",
     "model.hidden=[8,x]": "model.hidden[1]: Value 'x' of type 'str' ... converted to Integer",
     "model.hidden=8": "model.hidden must be a list, got 8",
+    "model.hidden=[8,[8]]": "model.hidden[1] must be a single value, got [8]",
+    "data.frequencies=[[1],[2]]": "data.frequencies[0] must be a single value, got [1]",
     "tracking.wandb.tags=one": "tracking.wandb.tags must be a list, got 'one'",
+    "tracking.wandb.tags=[[a]]": "tracking.wandb.tags[0] must be a single value, got ['a']",
+    "tracking.wandb.tags=[x,{a: 1}]": "tracking.wandb.tags[1] must be a single value, got {'a': 1}",
+    "tracking.wandb.project=[x]": "tracking.wandb.project must be a single value, got ['x']",
+    "strategy={name: custom, optimizer: SGD, lr: 1, options: [momentum, 0.9]}": "strategy.options "
+    "must be a section of settings, got ['momentum', 0.9]",
     "tracking.wandb=offline": "tracking.wandb must be a section of settings, got 'offline'",
     "tracking=3": "tracking must be a section of settings, got 3",
     "data.clients=3": "data.clients must be a section of settings, got 3",
@@ -165,6 +184,7 @@ NOT_ALLOWED = {
 OUT_OF_RANGE = {
     "rounds=0": "rounds must be 1 or more, got 0",
     "seed=-1": "seed must be 0 or more, got -1",
+    "seed=9223372036854775808": "seed must be below 2**63, got 9223372036854775808",
     "name=a/b": "name must be letters, digits, '-', '_' and '.', got 'a/b'",
     "name=.hidden": "name must be letters, ..., got '.hidden'",
     "learner.inner_lr=-1": "learner.inner_lr must be a finite number > 0, got -1.0",
@@ -182,6 +202,11 @@ OUT_OF_RANGE = {
     "evaluation.clients=0": "evaluation.clients must be 1 or more, got 0",
     "evaluation.episodes=0": "evaluation.episodes must be 1 or more, got 0",
 }
+OF_NO_EFFECT = {
+    "attack.name=noise": "attack.fraction must be set for noise, 0 for nobody; got none",
+    "attack.fraction=0.3": "attack.fraction needs an attack.name other than none, got 0.3",
+    "engine.address=auto": "engine.address is for engine.executor: ray, got 'auto' with local",
+}
 BAD_OVERRIDE = {
     "seed": "an override must be key=value, got 'seed'",
     "=3": "an override must be key=value, got '=3'",
@@ -192,7 +217,7 @@ BAD_OVERRIDE = {
     "seed=${sed}": "seed: Interpolation key 'sed' not found",
     "tracking.wandb.group=${oc.env:NOT_THERE}": "tracking.wandb.group: ...'NOT_THERE' not found...",
 }
-REFUSED = UNKNOWN | WRONG_TYPE | NOT_ALLOWED | OUT_OF_RANGE | BAD_OVERRIDE
+REFUSED = UNKNOWN | WRONG_TYPE | NOT_ALLOWED | OUT_OF_RANGE | OF_NO_EFFECT | BAD_OVERRIDE
 
 
 @pytest.mark.parametrize(("override", "told"), REFUSED.items(), ids=REFUSED.keys())
@@ -262,7 +287,7 @@ def test_a_rate_that_the_server_cannot_use_is_refused_with_its_key() -> None:
         read("strategy.lr=-1").strategy.rules()
 
 
-@pytest.mark.parametrize("device", ["quantum", "cuda:99", "cpu:x", ""])
+@pytest.mark.parametrize("device", ["quantum", "cuda:99", "cpu:x", "meta", ""])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     told = rf"engine\.device: this machine has auto, cpu.*, got '{device}'"
     with pytest.raises(ConfigError, match=told):
