@@ -124,7 +124,7 @@ def test_an_attack_by_nobody_is_said_and_a_cluster_is_joined_by_ray() -> None:
     assert build(here.sections, STRATEGIES) == ray
 
 
-def test_the_largest_seed_draws_as_no_other() -> None:
+def test_the_largest_seed_is_read() -> None:
     assert read(f"seed={2**63 - 1}").seed == 2**63 - 1
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from fedmeta.errors import ConfigError
-from fedmeta.settings import CohortSettings
+from fedmeta.settings import AttackSettings, CohortSettings, DeviceSettings
 
 nan, inf = float("nan"), float("inf")
 
@@ -49,3 +49,21 @@ def test_a_cohort_at_its_limits(changes: dict[str, float]) -> None:
     """No wait is no wait, and without an outlier none is looked for."""
     settings = CohortSettings(clients=5, **changes)  # type: ignore[arg-type]
     assert all(getattr(settings, name) == value for name, value in changes.items())
+
+
+@pytest.mark.parametrize("deadline", [3.0, 10.0])
+def test_a_deadline_that_no_device_can_keep(deadline: float) -> None:
+    """Each takes the overhead, and then it has computed and sent nothing yet."""
+    with pytest.raises(ConfigError) as refusal:
+        DeviceSettings("equal", overhead=10.0, deadline=deadline)
+    assert str(refusal.value) == (
+        "devices.deadline must be above devices.overhead (10 s), or no reply is in time; "
+        f"got {deadline}"
+    )
+    assert DeviceSettings("equal", overhead=2.9, deadline=deadline).deadline == deadline
+
+
+def test_attackers_that_do_nothing() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        AttackSettings(fraction=0.2)
+    assert str(refusal.value) == "attack.fraction needs an attack.name other than none, got 0.2"

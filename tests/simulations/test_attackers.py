@@ -282,7 +282,8 @@ def test_a_fraction_of_nobody_is_no_attack_and_others_are(tmp_path: Path) -> Non
     calm = trained(tmp_path / "calm", *brief)
     for name in ("noise", "label_flip"):
         attack = (*brief, f"attack.name={name}")
-        assert equal(trained(tmp_path / f"{name} by nobody", *attack), calm)
+        nobody = trained(tmp_path / f"{name} by nobody", *attack, "attack.fraction=0")
+        assert equal(nobody, calm)
         assert not equal(trained(tmp_path / name, *attack, "attack.fraction=0.3"), calm)
 
 
@@ -400,6 +401,11 @@ def test_classes_are_numbered_backwards_in_the_support_alone() -> None:
         (["attack.fraction=1"], r"attack\.fraction must be 0 or more, below 1, got 1\.0"),
         (["attack.fraction=-0.1"], r"attack\.fraction must be 0 or more, below 1, got -0\.1"),
         (["attack.fraction=.nan"], r"attack\.fraction must be 0 or more, below 1, got nan"),
+        (
+            ["attack.fraction=0.1"],
+            r"attack\.fraction needs an attack\.name other than none, got 0\.1",
+        ),
+        (["attack.name=sign_flip"], r"attack\.fraction must be set for sign_flip, 0 for nobody"),
         (["attack.scale=-1"], r"attack\.scale must be a number of 0 or more, got -1\.0"),
         (["attack.scale=.inf"], r"attack\.scale must be a number of 0 or more, got inf"),
         (
@@ -407,11 +413,16 @@ def test_classes_are_numbered_backwards_in_the_support_alone() -> None:
             r"attack\.scale has no meaning for label_flip",
         ),
         (
-            ["attack.name=noise", "cohort.replies=sum"],
+            ["attack.name=noise", "attack.fraction=0.1", "cohort.replies=sum"],
             r"attack\.name: noise changes the delta of a client, .* got sum and exact",
         ),
         (
-            ["attack.name=noise", "cohort.replies=each", "wire.deltas=int8"],
+            [
+                "attack.name=noise",
+                "attack.fraction=0.1",
+                "cohort.replies=each",
+                "wire.deltas=int8",
+            ],
             r"cohort\.replies must be auto or each and wire\.deltas exact, got each and int8",
         ),
     ],

@@ -94,6 +94,19 @@ def done(here: Path, finished: Path) -> Path:
         (["data.evaluation=5"], ["data.evaluation", "section of settings", "got 5"]),
         (["evaluation.transductive=maybe"], ["evaluation.transductive", "'maybe'"]),
         (["published.acuracy=98"], ["published.acuracy", "did you mean accuracy?"]),
+        (["learner.name=fomaml", "learner.order=2"], ["learner.order", "got 2", "maml"]),
+        (["attack.name=sign_flip"], ["attack.fraction", "must be set", "got none"]),
+        (["attack.fraction=0.3"], ["attack.name", "got 0.3"]),
+        (["engine.address=auto"], ["engine.address", "executor: ray", "'auto'"]),
+        (["devices.slowness=equal", "devices.deadline=9"], ["deadline", "(10 s)", "got 9.0"]),
+        (["engine.device=meta"], ["engine.device", "cpu", "'meta'"]),
+        ([f"seed={2**64}"], ["seed", "2**63", str(2**64)]),
+        (["model.hidden=[[8]]"], ["model.hidden[0]", "single value", "[8]"]),
+        (["tracking.wandb.tags=[x,{a: 1}]"], ["tracking.wandb.tags[1]", "{'a': 1}"]),
+        (
+            ["strategy=null", "strategy={name: custom, options: [momentum, 0.9]}"],
+            ["strategy.options", "section", "['momentum', 0.9]"],
+        ),
     ],
 )
 def test_bad_settings(here: Path, overrides: list[str], words: list[str]) -> None:

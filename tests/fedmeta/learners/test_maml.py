@@ -443,6 +443,27 @@ def test_a_name_is_maml_with_settings(points, relative_error, learner, plain) ->
     assert relative_error(found, expected) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "own", "other"),
+    [
+        (Fomaml, "order", 1, 2),
+        (Anil, "adapt", "head", "body"),
+        (Boil, "adapt", "body", ["head.*"]),
+        (MetaSgd, "learn_rates", "per_parameter", "none"),
+        (MamlPlusPlus, "learn_rates", "per_layer_per_step", "scalar"),
+    ],
+)
+def test_a_name_means_what_it_says(kind: type[Maml], name: str, own: Any, other: Any) -> None:
+    assert kind(RATE, 2, **{name: own}) == kind(RATE, 2)
+    with pytest.raises(ConfigError) as refusal:
+        kind(RATE, 2, **{name: other})
+    assert str(refusal.value) == (
+        f"learner.{name} is {own} by the name of this learner, got {other!r}; "
+        "learner.name: maml has all of them"
+    )
+    assert getattr(Maml(RATE, 2, **{name: other}), name) == other
+
+
 def test_maml_plus_plus_after_its_first_tenth_is_maml(points, relative_error) -> None:
     objective, params, episode = image_net(points)
     learner = MamlPlusPlus(RATE, 2)
