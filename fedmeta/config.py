@@ -172,24 +172,14 @@ def build(sections: dict[str, Any], strategies: Table | None = None) -> Experime
     for key, kind in plain.items():
         parts[key] = _fill(kind, _section(sections, key, optional=True), key)
         built[key] = asdict(parts[key])
-    _as_written(sections, parts["attack"], parts["engine"])
+    _as_written(sections, parts["attack"])
     return Experiment(**asdict(head), **parts, sections=built)
 
 
-def _as_written(
-    sections: Mapping[str, Any], attack: AttackSettings, engine: EngineSettings
-) -> None:
-    """What must hold of a config, and need not of settings.
-
-    A default of ``attack.fraction`` other than 0 would refuse old checkpoints, and a comparison runs
-    the cells of any config in processes of its own.
-    """
+def _as_written(sections: Mapping[str, Any], attack: AttackSettings) -> None:
+    """What a config must say, though a default other than 0 would refuse old checkpoints."""
     if attack.name != "none" and "fraction" not in sections["attack"]:
         raise ConfigError(f"attack.fraction must be set for {attack.name}, 0 for nobody; got none")
-    if engine.address is not None and engine.executor != "ray":
-        raise ConfigError(
-            f"engine.address is for engine.executor: ray, got {engine.address!r} with {engine.executor}"
-        )
 
 
 def choose(

@@ -109,6 +109,6 @@ def prepare(task: Task) -> tuple[Experiment, bool]:
     task.folder.mkdir(parents=True, exist_ok=True)
     task.place.write(task.folder)
     log_to(task.folder, Console(quiet=True))
-    engine = replace(experiment.engine, executor="local")
+    engine = replace(experiment.engine, executor="local", address=None)
     tracking = replace(experiment.tracking, wandb=WandbSettings())
     return replace(experiment, engine=engine, tracking=tracking), begun

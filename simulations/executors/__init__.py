@@ -1,11 +1,14 @@
 """Executors: who plays the nodes of a simulation."""
 
+import logging
 from pathlib import Path
 
 from fedmeta.packages import require
 from fedmeta.settings import EngineSettings
 from simulations.executors.local import LocalExecutor
 from simulations.grid import Executor
+
+_log = logging.getLogger(__name__)
 
 
 def build_executor(settings: EngineSettings, states: Path) -> Executor:
@@ -14,6 +17,8 @@ def build_executor(settings: EngineSettings, states: Path) -> Executor:
     ``states`` is the folder of what clients keep to themselves.
     """
     if settings.executor == "local":
+        if settings.address is not None:
+            _log.warning("engine.address is not used: engine.executor is local, not ray")
         return LocalExecutor(states)
     require("engine.executor", "simulation", "ray")
     from simulations.executors.ray import (

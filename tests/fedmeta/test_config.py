@@ -116,12 +116,9 @@ def test_overrides_reach_lists_and_free_mappings() -> None:
     )
 
 
-def test_an_attack_by_nobody_is_said_and_a_cluster_is_joined_by_ray() -> None:
+def test_an_attack_by_nobody_is_said() -> None:
     assert read("attack.name=noise", "attack.fraction=0").attack.fraction == 0
     assert read("attack.fraction=0").attack == AttackSettings()  # as configs of old runs have it
-    ray = read("engine.executor=ray", "engine.address=auto")
-    here = replace(ray, engine=replace(ray.engine, executor="local"))  # a cell of a comparison
-    assert build(here.sections, STRATEGIES) == ray
 
 
 def test_the_largest_seed_is_read() -> None:
@@ -205,7 +202,6 @@ OUT_OF_RANGE = {
 OF_NO_EFFECT = {
     "attack.name=noise": "attack.fraction must be set for noise, 0 for nobody; got none",
     "attack.fraction=0.3": "attack.fraction needs an attack.name other than none, got 0.3",
-    "engine.address=auto": "engine.address is for engine.executor: ray, got 'auto' with local",
 }
 BAD_OVERRIDE = {
     "seed": "an override must be key=value, got 'seed'",

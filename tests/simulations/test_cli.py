@@ -97,7 +97,6 @@ def done(here: Path, finished: Path) -> Path:
         (["learner.name=fomaml", "learner.order=2"], ["learner.order", "got 2", "maml"]),
         (["attack.name=sign_flip"], ["attack.fraction", "must be set", "got none"]),
         (["attack.fraction=0.3"], ["attack.name", "got 0.3"]),
-        (["engine.address=auto"], ["engine.address", "executor: ray", "'auto'"]),
         (["devices.slowness=equal", "devices.deadline=9"], ["deadline", "(10 s)", "got 9.0"]),
         (["engine.device=meta"], ["engine.device", "cpu", "'meta'"]),
         ([f"seed={2**64}"], ["seed", "2**63", str(2**64)]),

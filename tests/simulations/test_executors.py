@@ -12,9 +12,11 @@ from flwr.app import ArrayRecord, Error, RecordDict
 from typer.testing import CliRunner
 
 from fedmeta.errors import ConfigError
+from fedmeta.settings import EngineSettings
 from fedmeta.types import Params
 from fedmeta.wire import unpack_work
 from simulations.cli import app
+from simulations.executors import build_executor
 from simulations.executors import ray as executor
 from simulations.executors.ray import ATTEMPTS, RayExecutor, Worker, gpu_share
 from simulations.grid import CohortGrid
@@ -190,3 +192,11 @@ def test_shares_of_gpus_fit_on_the_gpus(gpus: int, workers: int, share: float) -
     assert gpu_share(gpus, workers) == share
     if gpus:
         assert gpus * int(1 / share) >= workers
+
+
+def test_an_address_that_is_not_used_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And no more: a run that began on a cluster can be resumed on this machine."""
+    build_executor(EngineSettings(address="auto"), tmp_path)
+    assert "engine.address is not used: engine.executor is local" in caplog.text
