@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import halfnorm
 from torch import Tensor
 
-from fedmeta.compression import shrink, traffic
+from fedmeta.compression import traffic
 from fedmeta.config import Experiment
 from fedmeta.data.federation import Clients
 from fedmeta.replies import Replies
@@ -48,8 +48,7 @@ class Clock:
         """The clock of an experiment whose devices are simulated."""
         if experiment.devices.slowness == "none":
             return None
-        small = shrink(params, experiment.wire.params).values()
-        down = sum(value.numel() * value.element_size() for value in small)
+        down = traffic(params, experiment.wire, deltas=0)
         up = traffic(params, experiment.wire) - down
         return cls(experiment.devices, experiment.seed, down, up)
 

@@ -87,9 +87,7 @@ def _sum_at_once(graph: Graph) -> None:
         if node.target is not SUM:
             continue
         inner, dims, *rest = cast(tuple[Node, list[int], Any], node.args)
-        kept = rest[:1] == [True] and inner.args[2:] == (
-            True,
-        )  # else summed dimensions would differ
+        kept = rest[:1] == [True] and inner.args[2:] == (True,)  # or the shape would be another
         if kept and inner.target is SUM and len(inner.users) == 1:
             value, more = cast(tuple[Node, list[int]], inner.args[:2])
             rank = value.meta["val"].dim()

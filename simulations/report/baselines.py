@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedmeta.errors import ConfigError
+from simulations.apart import within
 from simulations.report.contenders import Contender, Problem
 from simulations.report.settings import differing
 
@@ -90,4 +91,4 @@ def _shared(problem: Problem) -> set[str]:
 
 
 def _in(key: str, sections: set[str]) -> bool:
-    return any(f"{key}.".startswith(f"{section}.") for section in sections)
+    return any(within(key, section) for section in sections)
